@@ -1,0 +1,237 @@
+# SPDX-License-Identifier: MIT
+"""Everything that can go wrong, and what each error carries.
+
+SyntheticError
+├── ConfigurationError (also ValueError)      nothing was sent: a setting or an argument is wrong
+├── APIConnectionError                        DNS, refused, reset, TLS, proxy
+│   ├── APITimeoutError (also TimeoutError)   .phase is "connect", "silence" or "deadline"
+│   └── StreamInterruptedError                the body ended or broke before it was whole
+├── ResponseError                             answered, but not with what the API promises
+└── APIStatusError                            answered with a status that is not 2xx
+    ├── BadRequestError 400 ── ContextWindowExceededError
+    ├── AuthenticationError 401   PaymentRequiredError 402   PermissionDeniedError 403
+    ├── NotFoundError 404         ConflictError 409          UnprocessableEntityError 422
+    ├── RateLimitError 429
+    └── InternalServerError 5xx
+
+Strategy: an error is made of one line of message and of keyword attributes, which is what
+lets each of them pickle. `status_error` turns a status and a body into the right class;
+`answer_error` does so for an error object inside an answer whose status was 200. Both want
+text that `mask` has gone over, so that a server's echo of the key goes no further.
+"""
+
+import json
+import re
+from typing import Any, Dict, Iterable, Mapping, Optional, Tuple, Type
+
+_LONGEST_QUOTE = 300  # characters of a server's text within our one line
+_CONTEXT_TEXTS = re.compile(r"longer than the model's context length|context limit exceeded", re.I)
+_CONTEXT_CODES = ("context_length_exceeded", "exceed_context_size_error")
+
+
+class SyntheticError(Exception):
+    """Any error of this package; `attempts` requests had been made, `partial` had arrived."""
+
+    attempts: int = 0
+    partial: Any = None  # a stream's ChatCompletion so far
+
+    def __init__(self, message: str = "", **details: Any) -> None:
+        super().__init__(message)
+        vars(self).update(details)
+
+
+class ConfigurationError(SyntheticError, ValueError):
+    """A setting or an argument has a wrong value; nothing was sent."""
+
+
+class APIConnectionError(SyntheticError):
+    """No answer could be had; `retryable` where the server cannot have begun to give one."""
+
+    retryable: bool = False
+
+
+class APITimeoutError(APIConnectionError, TimeoutError):
+    """A limit in time was reached: `phase` is "connect", "silence" or "deadline"."""
+
+    phase: str = "silence"
+
+
+class StreamInterruptedError(APIConnectionError):
+    """The answer's body ended or broke before it was whole."""
+
+
+class ResponseError(SyntheticError):
+    """The answer is not what the API promises; `body` holds what could be read of it."""
+
+    body: Any = None
+
+
+class APIStatusError(SyntheticError):
+    """The server refused; `message` is its own text, `body` all of what it said."""
+
+    hint = "See the server's text"
+    status_code: int = 0
+    body: Any = None
+    message: str = ""
+    code: Any = None
+    type: Optional[str] = None
+    param: Optional[str] = None
+    headers: Mapping[str, str] = {}
+    request_id: Optional[str] = None
+    quotas: Any = None
+    retry_after: Optional[float] = None  # seconds
+
+
+class BadRequestError(APIStatusError):
+    """400: the request itself is wrong."""
+
+    hint = "Correct the request"
+
+
+class ContextWindowExceededError(BadRequestError):
+    """400: the messages are longer than the model's context."""
+
+    hint = "Shorten the messages or choose a model with a longer context"
+
+
+class AuthenticationError(APIStatusError):
+    """401: the key is missing or wrong."""
+
+    hint = "Check SYNTHETIC_API_KEY or api_key="
+
+
+class PaymentRequiredError(APIStatusError):
+    """402: no credit is left and no subscription covers the call."""
+
+    hint = "Add credit or a subscription at https://synthetic.new/billing"
+
+
+class PermissionDeniedError(APIStatusError):
+    """403: the key may not do this, or a gateway forbids it."""
+
+    hint = "Check what the key may do, and whether a gateway stands between"
+
+
+class NotFoundError(APIStatusError):
+    """404: no such model or path; pinned models are retired in time."""
+
+    hint = "Check the model's id (GET /models lists them) and base_url"
+
+
+class ConflictError(APIStatusError):
+    """409: another request is in the way."""
+
+    hint = "Try again"
+
+
+class UnprocessableEntityError(APIStatusError):
+    """422: the request is well-formed and still not accepted."""
+
+    hint = "Correct the request"
+
+
+class RateLimitError(APIStatusError):
+    """429: too many requests, or a quota is used up."""
+
+    hint = "Send fewer at a time, or try again later"
+
+
+class InternalServerError(APIStatusError):
+    """5xx: the service or something before it failed."""
+
+    hint = "Try again later"
+
+
+_BY_STATUS: Dict[int, Type[APIStatusError]] = {
+    400: BadRequestError,
+    401: AuthenticationError,
+    402: PaymentRequiredError,
+    403: PermissionDeniedError,
+    404: NotFoundError,
+    409: ConflictError,
+    422: UnprocessableEntityError,
+    429: RateLimitError,
+}
+
+
+def mask(text: str, secrets: Iterable[str]) -> str:
+    """Return `text` with each secret replaced, also as JSON would have escaped it."""
+    for secret in secrets:
+        text = text.replace(secret, "***").replace(json.dumps(secret)[1:-1], "***")
+    return text
+
+
+def quote(text: str) -> str:
+    """Return a server's text as part of one line: no breaks, no tags, of bounded length."""
+    title = re.search(r"<title>(.*?)</title>", text[:100_000], re.I | re.S)
+    if title:
+        text = title.group(1)
+    line = " ".join("".join(c if c.isprintable() else " " for c in text[:4000]).split())
+    return line if len(line) <= _LONGEST_QUOTE else line[:_LONGEST_QUOTE] + "..."
+
+
+def parse_body(text: str) -> Any:
+    """Return a body as JSON where it is JSON, else as its text."""
+    try:
+        return json.loads(text, strict=False)
+    except (ValueError, RecursionError):
+        return text
+
+
+def status_error(
+    status: int, body: Any, *, hint: Optional[str] = None, **details: Any
+) -> APIStatusError:
+    """Return the error for `status`, with what `body` (JSON or text) says of it."""
+    message, fault = _read_fault(body)
+    code, kind = fault.get("code"), fault.get("type")
+    overflow = code in _CONTEXT_CODES or kind in _CONTEXT_CODES or _CONTEXT_TEXTS.search(message)
+    made = _BY_STATUS.get(status, InternalServerError if status >= 500 else APIStatusError)
+    if status == 400 and overflow:
+        made = ContextWindowExceededError
+    said = quote(message).rstrip(".") or "the answer has no text"
+    line = f"HTTP {status}: {said}. {hint or made.hint}."
+    param = fault.get("param")
+    return made(
+        line, status_code=status, body=body, message=message, code=code, type=kind, param=param,
+        **details
+    )
+
+
+def answer_error(body: Any, flat: bool = False) -> Optional[SyntheticError]:
+    """Return the error that an answer with status 200 holds, or None.
+
+    `flat`: the whole body is the error, as after `event: error`.
+    """
+    if not (flat or isinstance(body, dict) and body.get("error")):
+        return None
+    message, fault = _read_fault(body)
+    number = str(fault.get("code"))
+    if re.fullmatch("[45][0-9][0-9]", number):
+        return status_error(int(number), body)
+    said = quote(message) or "no text"
+    return ResponseError(f"the answer holds an error: {said}. Try again later.", body=body)
+
+
+def _read_fault(body: Any) -> Tuple[str, Dict[str, Any]]:
+    """Return the text and the object that describe the fault, in any shape met in the wild."""
+    if not isinstance(body, dict):
+        return (body if isinstance(body, str) else "" if body is None else json.dumps(body)), {}
+    fault = body.get("error")
+    if isinstance(fault, dict):
+        inner = fault
+    else:
+        inner = body
+    for text in (fault, inner.get("message"), inner.get("detail"), inner.get("error")):
+        if isinstance(text, str) and text:
+            return text, inner
+    detail = body.get("detail")
+    if isinstance(detail, list):  # FastAPI's 422: one object for each field
+        lines = [_field_fault(item) for item in detail if isinstance(item, dict)]
+        return "; ".join(lines), inner
+    return (json.dumps(fault or body) if body else ""), inner
+
+
+def _field_fault(item: Mapping[str, Any]) -> str:
+    place = item.get("loc")
+    where = ".".join(str(part) for part in place) if isinstance(place, list) else ""
+    return f"{where}: {item.get('msg')}" if where else str(item.get("msg"))

@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: MIT
+"""Whether to ask again, and how long to wait before: pure functions, no I/O, no clock.
+
+Strategy: the client hands each failure to `wait_before_retry` and sleeps for what it returns,
+or raises the failure where it returns None. What a server asked for (`parse_retry_after`, a
+quota's renewal from `used_up_quota`) stands in the error's `retry_after` by then.
+"""
+
+import random
+import re
+from datetime import datetime, timezone
+from typing import Any, Mapping, Optional, Tuple
+
+from .errors import APIConnectionError, APIStatusError, SyntheticError
+
+LONGEST_WAIT = 60.0  # seconds; asked to wait longer, the caller decides, not we
+_FIRST_WAIT = 0.5
+_LONGEST_BACKOFF = 8.0
+_JITTER = 0.25
+_SECONDS = re.compile(r"[0-9]{1,12}(\.[0-9]{1,12})?", re.ASCII)
+
+
+def wait_before_retry(error: SyntheticError, attempt: int, max_retries: int) -> Optional[float]:
+    """Return the seconds to wait after attempt number `attempt`, or None to give up."""
+    if attempt > max_retries:
+        return None
+    if isinstance(error, APIConnectionError):
+        return backoff(attempt) if error.retryable else None
+    if not isinstance(error, APIStatusError) or not is_retryable(error):
+        return None
+    if error.retry_after is None:
+        return backoff(attempt)
+    return error.retry_after if error.retry_after <= LONGEST_WAIT else None
+
+
+def is_retryable(error: APIStatusError) -> bool:
+    """Say whether the same request may succeed later, by its status and the server's word."""
+    asked = error.headers.get("x-should-retry")
+    if asked in ("true", "false"):
+        return asked == "true"
+    if "insufficient_quota" in (error.code, error.type):
+        return False
+    return error.status_code in (408, 409, 429) or error.status_code >= 500
+
+
+def backoff(attempt: int) -> float:
+    """Return 0.5 s doubling to 8 s, less up to a quarter so that clients spread out."""
+    seconds = min(_LONGEST_BACKOFF, _FIRST_WAIT * 2 ** min(attempt - 1, 10))
+    return float(seconds * (1 - _JITTER * random.random()))
+
+
+def parse_retry_after(headers: Mapping[str, str], now: datetime) -> Optional[float]:
+    """Return the seconds that `retry-after-ms` or `Retry-After` (RFC 9110, 10.2.3) ask for."""
+    milliseconds = headers.get("retry-after-ms", "").strip()
+    if _SECONDS.fullmatch(milliseconds):
+        return float(milliseconds) / 1000
+    value = headers.get("retry-after", "").strip()
+    if _SECONDS.fullmatch(value):
+        return float(value)
+    when = _parse_http_date(value)
+    return None if when is None else max(0.0, (when - now).total_seconds())
+
+
+def _parse_http_date(value: str) -> Optional[datetime]:
+    from email.utils import parsedate_to_datetime
+
+    try:
+        when = parsedate_to_datetime(value)
+        return when if when.tzinfo else when.replace(tzinfo=timezone.utc)
+    except (TypeError, ValueError, IndexError, OverflowError):
+        return None
+
+
+def used_up_quota(quotas: Any, now: datetime) -> Optional[Tuple[str, Optional[float]]]:
+    """Return the name of a quota that is used up and the seconds until it renews.
+
+    `quotas` is a schema.Quotas; of several that are used up, the one that renews last. The
+    meters that count are in https://dev.synthetic.new (Synthetic's page on quotas).
+    """
+    weekly, rolling = quotas.weekly_token_limit, quotas.rolling_five_hour_limit
+    subscription = quotas.subscription
+    empty = []
+    if rolling is not None and (rolling.limited is True or _is_zero(rolling.remaining)):
+        empty.append(("rolling five-hour limit", rolling.next_tick_at))
+    if weekly is not None:
+        if _is_zero(weekly.percent_remaining) or _is_zero(weekly.remaining_credits):
+            empty.append(("weekly token limit", weekly.next_regen_at))
+    if subscription is not None and subscription.limit and subscription.requests:
+        if subscription.requests >= subscription.limit:
+            empty.append(("subscription's request limit", subscription.renews_at))
+    timed = [(name, (when - now).total_seconds() if when else None) for name, when in empty]
+    open_ended = [(name, left) for name, left in timed if left is None or left > 0]
+    return max(open_ended, key=lambda pair: pair[1] or 0, default=None)
+
+
+def _is_zero(amount: Any) -> bool:
+    return amount is not None and not isinstance(amount, str) and amount <= 0

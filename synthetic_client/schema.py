@@ -1,0 +1,528 @@
+# SPDX-License-Identifier: MIT
+"""What goes over the wire: results as dataclasses, and the request's parameters.
+
+Strategy: an object keeps the JSON object it was made from and reads a field when it is first
+looked at, so a streamed chunk costs what is asked of it and no more; `from_dict` looks at every
+field at once, so that what is malformed is found there. `to_dict` gives back what came, but for
+the attributes that were changed since. `wire` declares how a field is read.
+"""
+
+import json
+from dataclasses import dataclass, field
+from datetime import datetime
+from decimal import Decimal, InvalidOperation
+from functools import lru_cache
+from typing import (
+    TYPE_CHECKING, Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple, Type, TypeVar,
+    Union
+)
+
+from .errors import ResponseError
+
+if TYPE_CHECKING:
+    from typing_extensions import Annotated, TypedDict, dataclass_transform
+else:
+
+    def dataclass_transform():
+        """Stands in for typing's, which only type checkers look at."""
+        return lambda decorator: decorator
+
+    class TypedDict:
+        """Stands in for typing's, which Python 3.7 lacks: the annotations are what is used."""
+
+        def __init_subclass__(cls, total=True):
+            pass
+
+    class Annotated:
+        """Stands in for typing's, which Python 3.8 lacks: gives the pair as it is."""
+
+        def __class_getitem__(cls, pair):
+            return pair
+
+
+JSONObject = Dict[str, Any]
+_T = TypeVar("_T", bound="WireObject")
+
+
+class _Wire:
+    """A field that is read from the JSON object when it is first looked at."""
+
+    name = key = ""
+
+    def __init__(self, of: Any, many: bool, always: bool, parse: Any, alias: str) -> None:
+        self.of, self.many, self.always, self.parse, self.alias = of, many, always, parse, alias
+
+    def __set_name__(self, owner: Type["WireObject"], name: str) -> None:
+        self.name, self.key = name, name
+        if owner._camel_case:
+            first, *rest = name.split("_")
+            self.key = first + "".join(word.capitalize() for word in rest)
+
+    def __get__(self, instance: Optional["WireObject"], owner: Type["WireObject"]) -> Any:
+        if instance is None:
+            return self
+        value = instance.__dict__[self.name] = self.read(instance._raw)
+        return value
+
+    def empty(self) -> Any:
+        return [] if self.many else self.of() if self.always else None
+
+    def read(self, raw: JSONObject) -> Any:
+        value = raw.get(self.key)
+        if self.many:
+            if value is not None and not isinstance(value, list):
+                raise _wrong_type(self.key, "a list", value)
+            return [self.of._wrap(item, self.key) for item in value or ()]
+        if self.of is not None:
+            return self.of._wrap(value, self.key) if self.always or value is not None else None
+        if self.parse is not None:
+            try:
+                return self.parse(value)
+            except (TypeError, ValueError, AttributeError, IndexError, InvalidOperation):
+                return None
+        other = raw.get(self.alias) if self.alias and not value else None
+        return other if isinstance(other, str) else value
+
+
+def wire(
+    of: Optional[Type["WireObject"]] = None, *, many: bool = False, always: bool = False,
+    parse: Optional[Callable[[Any], Any]] = None, alias: str = ""
+) -> Any:
+    """Declare a field of a `record`.
+
+    Args:
+        of: the class of the object in it; without one the value is kept as it came.
+        many: it is a list of such objects, empty where the server left it out.
+        always: the object is there, empty, also where the server left it out.
+        parse: what makes the attribute of the value; what it cannot read is None.
+        alias: a key whose string stands in where the field is empty.
+    """
+    return _Wire(of, many, always, parse, alias)
+
+
+@dataclass_transform()
+def record(cls: Type[_T]) -> Type[_T]:
+    """Make a dataclass whose `wire` fields are read when they are first looked at."""
+    wires = {name: value for name, value in vars(cls).items() if isinstance(value, _Wire)}
+    for name, declared in wires.items():
+        setattr(cls, name, field(default_factory=declared.empty))
+    made = dataclass(eq=False, repr=False)(cls)
+    for name, declared in wires.items():  # the dataclass took them for its own
+        setattr(made, name, declared)
+    made._fields = {**made._fields, **wires}
+    return made
+
+
+def _parse_number(value: Any) -> Any:
+    return None if isinstance(value, bool) else value + 0
+
+
+def _parse_time(value: str) -> Optional[datetime]:
+    if value[-1] in "Zz":  # fromisoformat takes no Z before Python 3.11
+        value = value[:-1] + "+00:00"
+    when = datetime.fromisoformat(value)
+    return when if when.tzinfo else None
+
+
+def _parse_money(value: str) -> Optional[Decimal]:
+    amount = Decimal(value.replace("$", "", 1).replace(",", ""))
+    return amount if amount.is_finite() else None
+
+
+def _to_json(value: Any) -> Any:
+    if isinstance(value, WireObject):
+        data = value.to_dict()
+        return None if value._was_null and not data else data
+    if isinstance(value, list):
+        return [_to_json(item) for item in value]
+    if isinstance(value, datetime):
+        return value.isoformat()
+    return f"${value:f}" if isinstance(value, Decimal) else value
+
+
+class WireObject:
+    """What all results share: attributes that are keys too, `extra`, `from_dict`, `to_dict`.
+
+    `extra` holds what the server sent and no attribute shows.
+    """
+
+    _raw: JSONObject = {}
+    _was_null = False
+    _camel_case = False
+    _fields: Dict[str, _Wire] = {}
+
+    if TYPE_CHECKING:
+        extra: JSONObject
+
+    @classmethod
+    def from_dict(cls: Type[_T], data: JSONObject) -> _T:
+        """Return the object that the JSON object `data` describes.
+
+        Missing and null fields are accepted, unknown ones are kept in `extra`.
+
+        Raises:
+            ResponseError: a field that holds objects holds something else.
+        """
+        self = cls._wrap(data, cls.__name__)
+        self._look_at_all()
+        return self
+
+    @classmethod
+    def _wrap(cls: Type[_T], data: Any, key: str) -> _T:
+        """Return an object that reads `data` when it is looked at; null makes an empty one."""
+        self = cls.__new__(cls)
+        if data is None:
+            data, self._was_null = {}, True
+        elif not isinstance(data, dict):
+            raise _wrong_type(key, "an object", data)
+        self._raw = data
+        return self
+
+    def _look_at_all(self) -> None:
+        for name, declared in self._fields.items():
+            value = getattr(self, name)
+            if declared.of is not None and value is not None:
+                for item in value if declared.many else [value]:
+                    item._look_at_all()
+
+    def __getattr__(self, name: str) -> Any:  # runs only for what was not looked at before
+        if name != "extra":
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        known = {declared.key for declared in self._fields.values()}
+        self.extra = {key: value for key, value in self._raw.items() if key not in known}
+        return self.extra
+
+    def to_dict(self) -> JSONObject:
+        """Return the JSON object as the server sent it, with what was changed since."""
+        data: JSONObject = {}
+        for name, declared in self._fields.items():
+            value, key = getattr(self, name), declared.key
+            if declared.of is None:
+                changed = value != declared.read(self._raw)
+            else:
+                changed = bool(_to_json(value)) or self._raw.get(key) is not None
+            if changed:
+                data[key] = _to_json(value)
+            elif key in self._raw:
+                data[key] = self._raw[key]
+        data.update(self.extra)
+        return data
+
+    def to_json(self, indent: Optional[int] = None) -> str:
+        """Return `to_dict()` as JSON text, on one line or indented by `indent` spaces."""
+        return json.dumps(self.to_dict(), ensure_ascii=False, indent=indent)
+
+    def __getitem__(self, key: str) -> Any:
+        return getattr(self, key) if key in self._fields else self.extra[key]
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._fields or key in self.extra
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """Return the attribute or the extra field `key`, or `default` where there is none."""
+        return self[key] if key in self else default
+
+    def __eq__(self, other: object) -> bool:
+        same = type(other) is type(self)
+        return same and self._values() == other._values()  # type: ignore[attr-defined]
+
+    def __repr__(self) -> str:
+        values = self._values().items()
+        said = ", ".join(f"{name}={value!r}" for name, value in values if value or value == 0)
+        return f"{type(self).__name__}({said})"
+
+    def _values(self) -> JSONObject:
+        return {name: getattr(self, name) for name in (*self._fields, "extra")}
+
+
+def _wrong_type(key: str, wanted: str, value: Any) -> ResponseError:
+    said = json.dumps(value)[:60]
+    return ResponseError(f"the answer's {key!r} should be {wanted}, not {said}", body=value)
+
+
+class Headers(Dict[str, str]):
+    """Response headers, in lower case, looked up in any."""
+
+    def __getitem__(self, name: str) -> str:
+        return super().__getitem__(name.lower())
+
+    def __contains__(self, name: object) -> bool:
+        return super().__contains__(str(name).lower())
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """Return the header's value, or `default`."""
+        return super().get(name.lower(), default)
+
+
+@record
+class QuotaMeter(WireObject):
+    """A count of requests that starts again at `renews_at`."""
+
+    _camel_case = True
+    limit: Optional[float] = wire(parse=_parse_number)
+    requests: Optional[float] = wire(parse=_parse_number)
+    renews_at: Optional[datetime] = wire(parse=_parse_time)
+
+
+@record
+class SearchQuotas(WireObject):
+    """The meters of the search endpoint."""
+
+    hourly: Optional[QuotaMeter] = wire(QuotaMeter)
+
+
+@record
+class WeeklyTokenLimit(WireObject):
+    """Credits of the week, which come back bit by bit; `percent_remaining` is 0 to 100."""
+
+    _camel_case = True
+    next_regen_at: Optional[datetime] = wire(parse=_parse_time)
+    percent_remaining: Optional[float] = wire(parse=_parse_number)
+    max_credits: Optional[Decimal] = wire(parse=_parse_money)
+    remaining_credits: Optional[Decimal] = wire(parse=_parse_money)
+    next_regen_credits: Optional[Decimal] = wire(parse=_parse_money)
+
+
+@record
+class RollingFiveHourLimit(WireObject):
+    """Requests of the last five hours; each tick gives back `tick_percent` (0 to 1) of `max`."""
+
+    _camel_case = True
+    next_tick_at: Optional[datetime] = wire(parse=_parse_time)
+    tick_percent: Optional[float] = wire(parse=_parse_number)
+    remaining: Optional[float] = wire(parse=_parse_number)
+    max: Optional[float] = wire(parse=_parse_number)
+    limited: Optional[bool] = wire()
+
+
+@record
+class Quotas(WireObject):
+    """What is left of a plan; every meter is None for a pay-as-you-go key."""
+
+    _camel_case = True
+    subscription: Optional[QuotaMeter] = wire(QuotaMeter)
+    search: Optional[SearchQuotas] = wire(SearchQuotas)
+    free_tool_calls: Optional[QuotaMeter] = wire(QuotaMeter)
+    weekly_token_limit: Optional[WeeklyTokenLimit] = wire(WeeklyTokenLimit)
+    rolling_five_hour_limit: Optional[RollingFiveHourLimit] = wire(RollingFiveHourLimit)
+
+
+@dataclass
+class Meta:
+    """How an answer came: its HTTP status and headers, the requests it took, the quotas."""
+
+    status: int = 0
+    headers: Mapping[str, str] = field(default_factory=Headers)
+    request_id: Optional[str] = None
+    attempts: int = 0
+    quotas: Optional[Quotas] = None
+
+
+@record
+class FunctionCall(WireObject):
+    """The function that the model wants called, its arguments as JSON text."""
+
+    name: Optional[str] = wire()
+    arguments: Optional[str] = wire()
+
+    def parse(self) -> JSONObject:
+        """Return the arguments as a dict.
+
+        Raises:
+            ValueError: the model wrote something that is not a JSON object.
+        """
+        try:
+            parsed = json.loads(self.arguments or "{}")
+        except (TypeError, ValueError, RecursionError) as error:
+            raise ValueError(f"the arguments of {self.name!r} are not JSON: {error}") from error
+        if not isinstance(parsed, dict):
+            raise ValueError(f"the arguments of {self.name!r} are not a JSON object: {parsed!r}")
+        return parsed
+
+
+@record
+class ToolCall(WireObject):
+    """One call that the model asks for."""
+
+    id: Optional[str] = wire()
+    type: Optional[str] = wire()
+    function: FunctionCall = wire(FunctionCall, always=True)
+
+
+@record
+class Message(WireObject):
+    """The model's message; appended to `messages`, it goes back as `to_param` says."""
+
+    role: Optional[str] = wire()
+    content: Optional[str] = wire()
+    reasoning_content: Optional[str] = wire(alias="reasoning")
+    tool_calls: List[ToolCall] = wire(ToolCall, many=True)
+    refusal: Optional[str] = wire()
+
+    def to_param(self) -> JSONObject:
+        """Return the dict to send back in `messages`, without what the service does not take."""
+        param: JSONObject = {"role": self.role or "assistant", "content": self.content}
+        if self.reasoning_content:
+            param["reasoning_content"] = self.reasoning_content
+        if self.tool_calls:
+            param["tool_calls"] = [
+                {"id": call.id, "type": call.type or "function",
+                 "function": {"name": call.function.name, "arguments": call.function.arguments}}
+                for call in self.tool_calls
+            ]
+        for key in ("name", "tool_call_id", "function_call"):
+            if self.extra.get(key) is not None:
+                param[key] = self.extra[key]
+        return param
+
+
+@record
+class Choice(WireObject):
+    """One of the `n` answers."""
+
+    index: Optional[int] = wire()
+    message: Message = wire(Message, always=True)
+    finish_reason: Optional[str] = wire()
+    logprobs: Optional[JSONObject] = wire()
+
+
+@record
+class Usage(WireObject):
+    """The tokens that were counted."""
+
+    prompt_tokens: Optional[int] = wire()
+    completion_tokens: Optional[int] = wire()
+    total_tokens: Optional[int] = wire()
+    prompt_tokens_details: Optional[JSONObject] = wire()
+    completion_tokens_details: Optional[JSONObject] = wire()
+
+
+@record
+class ChatCompletion(WireObject):
+    """A whole answer; `text` is the first choice's, `meta` says how it came."""
+
+    id: Optional[str] = wire()
+    object: Optional[str] = wire()
+    created: Optional[int] = wire()
+    model: Optional[str] = wire()
+    choices: List[Choice] = wire(Choice, many=True)
+    usage: Optional[Usage] = wire(Usage)
+    system_fingerprint: Optional[str] = wire()
+    service_tier: Optional[str] = wire()
+    meta: Meta = field(default_factory=Meta)
+
+    @property
+    def text(self) -> str:
+        """The first choice's text, "" where there is none."""
+        return (self.choices[0].message.content or "") if self.choices else ""
+
+
+@record
+class ToolCallDelta(ToolCall):
+    """A piece of a tool call."""
+
+    index: Optional[int] = wire()
+
+
+@record
+class Delta(WireObject):
+    """What a chunk adds to its choice's message."""
+
+    role: Optional[str] = wire()
+    content: Optional[str] = wire()
+    reasoning_content: Optional[str] = wire(alias="reasoning")
+    tool_calls: List[ToolCallDelta] = wire(ToolCallDelta, many=True)
+    refusal: Optional[str] = wire()
+
+
+@record
+class ChunkChoice(WireObject):
+    """A chunk's part of one choice."""
+
+    index: Optional[int] = wire()
+    delta: Delta = wire(Delta, always=True)
+    finish_reason: Optional[str] = wire()
+    logprobs: Optional[JSONObject] = wire()
+
+
+@record
+class ChatCompletionChunk(WireObject):
+    """One event of a stream; `text` is the first choice's piece of text."""
+
+    id: Optional[str] = wire()
+    object: Optional[str] = wire()
+    created: Optional[int] = wire()
+    model: Optional[str] = wire()
+    choices: List[ChunkChoice] = wire(ChunkChoice, many=True)
+    usage: Optional[Usage] = wire(Usage)
+    system_fingerprint: Optional[str] = wire()
+    service_tier: Optional[str] = wire()
+
+    @property
+    def text(self) -> str:
+        """The first choice's piece of text, "" where there is none."""
+        return (self.choices[0].delta.content or "") if self.choices else ""
+
+
+class CallOptions(TypedDict, total=False):
+    """What every call takes beside its request."""
+
+    timeout: Annotated[Optional[float], "seconds the server may stay silent; the client's"]
+    deadline: Annotated[Optional[float], "seconds for the whole call, retries included"]
+    max_retries: Annotated[Optional[int], "how often to ask again, 0 or more; the client's"]
+    extra_headers: Annotated[Optional[Mapping[str, str]], "headers to send beside the client's"]
+    extra_body: Annotated[
+        Optional[Mapping[str, Any]],
+        "merged into the request last: what has no parameter here; None is sent as null"]
+
+
+class ChatParams(CallOptions, total=False):
+    """The parameters of a chat request; what is None is not sent."""
+
+    temperature: Annotated[Optional[float], "0 to 2; higher is more random"]
+    top_p: Annotated[Optional[float], "0 to 1; sample from the likeliest tokens of this mass"]
+    top_k: Annotated[Optional[int], "sample from this many of the likeliest tokens"]
+    min_p: Annotated[Optional[float], "0 to 1; least probability, relative to the likeliest"]
+    max_tokens: Annotated[Optional[int], "the most tokens to generate"]
+    max_completion_tokens: Annotated[Optional[int], "the same, reasoning included"]
+    frequency_penalty: Annotated[Optional[float], "-2 to 2; against what was said often"]
+    presence_penalty: Annotated[Optional[float], "-2 to 2; against what was said at all"]
+    repetition_penalty: Annotated[Optional[float], "above 1 against repetition; 1 is none"]
+    stop: Annotated[Union[str, Sequence[str], None], "text, or texts, that end the answer"]
+    n: Annotated[Optional[int], "how many choices to generate; 1 where not sent"]
+    seed: Annotated[Optional[int], "for answers that repeat, as far as the model can"]
+    logit_bias: Annotated[Optional[Mapping[str, float]], "token id to a bias of -100 to 100"]
+    logprobs: Annotated[Union[bool, int, None], "return the tokens' log probabilities"]
+    top_logprobs: Annotated[Optional[int], "how many alternatives for each token, 0 to 20"]
+    tools: Annotated[Optional[Sequence[Mapping[str, Any]]], "functions the model may call"]
+    tool_choice: Annotated[
+        Union[str, Mapping[str, Any], None],
+        "\"auto\", \"none\", \"required\", or the one function to call"]
+    parallel_tool_calls: Annotated[Optional[bool], "allow several calls in one answer"]
+    response_format: Annotated[
+        Optional[Mapping[str, Any]],
+        "{\"type\": \"json_object\"}, or \"json_schema\" with its schema"]
+    reasoning_effort: Annotated[
+        Optional[str], "\"none\", \"low\", \"medium\", \"high\"...: see the model's list"]
+    stream_options: Annotated[
+        Optional[Mapping[str, Any]], "for streams: {\"include_usage\": True}"]
+    user: Annotated[Optional[str], "your end user's id"]
+
+
+class CompletionParams(ChatParams, total=False):
+    """What completion() takes beside: LiteLLM's names for two of ours."""
+
+    api_base: Annotated[Optional[str], "the same as base_url"]
+    num_retries: Annotated[Optional[int], "the same as max_retries"]
+
+
+@lru_cache(maxsize=None)
+def parameters(of: Any = ChatParams) -> Dict[str, Tuple[Tuple[type, ...], str]]:
+    """Return each parameter's types, as isinstance takes them, and what it means."""
+    found = {}
+    for group in reversed(of.__mro__):
+        for name, (annotation, meaning) in getattr(group, "__annotations__", {}).items():
+            kinds = getattr(annotation, "__args__", ())
+            kinds = tuple(getattr(kind, "__origin__", kind) for kind in kinds)
+            found[name] = (kinds[:-1], meaning)  # the last one is None's
+    return found

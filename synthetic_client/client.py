@@ -125,6 +125,7 @@ class SyntheticClient:
         self._is_synthetic = re.sub(":[0-9]+$", "", host).endswith("synthetic.new")
         loopback = _is_loopback(host)
         self._proxy = "" if proxy is None and loopback else proxy
+        _text("proxy", proxy)
         self._ssl_context, self._ca_file = ssl_context, ca_file
         keyed = self._api_key or "authorization" in self._headers
         if keyed and not (loopback or allow_http or self._origin.startswith("https")):
@@ -132,7 +133,9 @@ class SyntheticClient:
                 "base_url is plain http://, where anyone on the way can read the key; use "
                 "https://, or allow_http=True if that network is yours"
             )
-        if ca_file is not None and not os.path.isfile(ca_file):
+        if ssl_context is not None and not hasattr(ssl_context, "wrap_socket"):
+            raise TypeError("ssl_context should be an ssl.SSLContext")
+        if _text("ca_file", ca_file) and not os.path.isfile(str(ca_file)):
             raise ConfigurationError(f"ca_file {ca_file!r} is not a file; give a PEM bundle's path")
         if ca_file is not None and ssl_context is not None:
             raise ConfigurationError("give ca_file or ssl_context, not both")
@@ -214,8 +217,8 @@ class SyntheticClient:
                 as in `chat`.
         """
         _check_params(options, CallOptions)
-        if not isinstance(method, str) or not isinstance(path, str):
-            raise TypeError("method and path should be strings, such as 'GET' and '/models'")
+        if not re.fullmatch("[A-Za-z]+", _text("method", method)):
+            raise ConfigurationError("method should be a word such as GET or POST")
         response, meta = self._send(method.upper(), path, json, options)
         return self._read_json(response, meta, empty=True)
 
@@ -292,7 +295,7 @@ class SyntheticClient:
         """Make the attempts; return the answer once one has the status 2xx."""
         if self._closed:
             raise RuntimeError("this client is closed; make another one")
-        url = self._url(path)
+        url = self._url(_text("path", path))
         if self._is_synthetic and not self._api_key and path.strip("/") != "models":
             raise ConfigurationError(
                 "no API key: get one at https://synthetic.new and set SYNTHETIC_API_KEY, or give "

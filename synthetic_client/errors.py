@@ -35,8 +35,8 @@ class SyntheticError(Exception):
     attempts: int = 0
     partial: Any = None  # a stream's ChatCompletion so far
 
-    def __init__(self, message: str = "", **details: Any) -> None:
-        super().__init__(message)
+    def __init__(self, line: str = "", **details: Any) -> None:
+        super().__init__(line)
         vars(self).update(details)
 
 

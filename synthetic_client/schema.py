@@ -77,8 +77,8 @@ class _Wire:
             return self.of._wrap(value, self.key) if self.always or value is not None else None
         if self.parse is not None:
             try:
-                return self.parse(value)
-            except (TypeError, ValueError, AttributeError, IndexError, InvalidOperation):
+                return None if value is None else self.parse(value)
+            except (TypeError, ValueError, AttributeError, InvalidOperation, ResponseError):
                 return None
         other = raw.get(self.alias) if self.alias and not value else None
         return other if isinstance(other, str) else value
@@ -106,6 +106,8 @@ def record(cls: Type[_T]) -> Type[_T]:
     wires = {name: value for name, value in vars(cls).items() if isinstance(value, _Wire)}
     for name, declared in wires.items():
         setattr(cls, name, field(default_factory=declared.empty))
+    cls.__annotations__["extra"] = JSONObject
+    setattr(cls, "extra", field(default_factory=dict))
     made = dataclass(eq=False, repr=False)(cls)
     for name, declared in wires.items():  # the dataclass took them for its own
         setattr(made, name, declared)
@@ -118,7 +120,7 @@ def _parse_number(value: Any) -> Any:
 
 
 def _parse_time(value: str) -> Optional[datetime]:
-    if value[-1] in "Zz":  # fromisoformat takes no Z before Python 3.11
+    if value[-1:] in ("Z", "z"):  # fromisoformat takes no Z before Python 3.11
         value = value[:-1] + "+00:00"
     when = datetime.fromisoformat(value)
     return when if when.tzinfo else None
@@ -186,11 +188,16 @@ class WireObject:
                     item._look_at_all()
 
     def __getattr__(self, name: str) -> Any:  # runs only for what was not looked at before
-        if name != "extra":
+        value: Any
+        if name == "extra":
+            known = {declared.key for declared in self._fields.values()}
+            value = {key: item for key, item in self._raw.items() if key not in known}
+        elif name == "meta" and isinstance(self, ChatCompletion):
+            value = Meta()
+        else:
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-        known = {declared.key for declared in self._fields.values()}
-        self.extra = {key: value for key, value in self._raw.items() if key not in known}
-        return self.extra
+        self.__dict__[name] = value
+        return value
 
     def to_dict(self) -> JSONObject:
         """Return the JSON object as the server sent it, with what was changed since."""
@@ -268,7 +275,7 @@ class QuotaMeter(WireObject):
 class SearchQuotas(WireObject):
     """The meters of the search endpoint."""
 
-    hourly: Optional[QuotaMeter] = wire(QuotaMeter)
+    hourly: Optional[QuotaMeter] = wire(parse=QuotaMeter.from_dict)
 
 
 @record
@@ -300,11 +307,11 @@ class Quotas(WireObject):
     """What is left of a plan; every meter is None for a pay-as-you-go key."""
 
     _camel_case = True
-    subscription: Optional[QuotaMeter] = wire(QuotaMeter)
-    search: Optional[SearchQuotas] = wire(SearchQuotas)
-    free_tool_calls: Optional[QuotaMeter] = wire(QuotaMeter)
-    weekly_token_limit: Optional[WeeklyTokenLimit] = wire(WeeklyTokenLimit)
-    rolling_five_hour_limit: Optional[RollingFiveHourLimit] = wire(RollingFiveHourLimit)
+    subscription: Optional[QuotaMeter] = wire(parse=QuotaMeter.from_dict)
+    search: Optional[SearchQuotas] = wire(parse=SearchQuotas.from_dict)
+    free_tool_calls: Optional[QuotaMeter] = wire(parse=QuotaMeter.from_dict)
+    weekly_token_limit: Optional[WeeklyTokenLimit] = wire(parse=WeeklyTokenLimit.from_dict)
+    rolling_five_hour_limit: Optional[RollingFiveHourLimit] = wire(parse=RollingFiveHourLimit.from_dict)
 
 
 @dataclass
@@ -418,10 +425,13 @@ class ChatCompletion(WireObject):
 
 
 @record
-class ToolCallDelta(ToolCall):
+class ToolCallDelta(WireObject):
     """A piece of a tool call."""
 
     index: Optional[int] = wire()
+    id: Optional[str] = wire()
+    type: Optional[str] = wire()
+    function: FunctionCall = wire(FunctionCall, always=True)
 
 
 @record
@@ -522,7 +532,6 @@ def parameters(of: Any = ChatParams) -> Dict[str, Tuple[Tuple[type, ...], str]]:
     found = {}
     for group in reversed(of.__mro__):
         for name, (annotation, meaning) in getattr(group, "__annotations__", {}).items():
-            kinds = getattr(annotation, "__args__", ())
-            kinds = tuple(getattr(kind, "__origin__", kind) for kind in kinds)
-            found[name] = (kinds[:-1], meaning)  # the last one is None's
+            kinds = annotation.__args__[:-1]  # the last one is None's
+            found[name] = (tuple(getattr(kind, "__origin__", kind) for kind in kinds), meaning)
     return found

@@ -48,14 +48,14 @@ class SSEParser:
         Raises:
             ResponseError: an event, finished or not, is over the limit.
         """
-        if self._after_cr and data:
+        if self._after_cr and data[:1] == b"\n":
+            data = data[1:]
             self._after_cr = False
-            if data[0] == 10:
-                data = data[1:]
+        if data:
+            self._after_cr = data[-1] == 13
         end = max(data.rfind(b"\n"), data.rfind(b"\r")) + 1
         events: List[ServerSentEvent] = []
         if end:
-            self._after_cr = data[end - 1] == 13
             self._rest.append(data[:end])
             events = self._read_lines(b"".join(self._rest))
             self._rest, self._rest_size = [], 0

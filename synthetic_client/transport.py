@@ -334,12 +334,12 @@ class Response:
         self._in_chunks = False
         self._ended = raw.length == 0 and not raw.chunked
         self._unpacker: Optional[_Unpacker] = None
+        self._unreadable = ""
         encoding = (raw.getheader("content-encoding") or "").strip().lower()
         if encoding in ("gzip", "x-gzip", "deflate"):
             self._unpacker = _Unpacker()
         elif encoding not in ("", "identity"):
-            self.close()
-            raise ResponseError(f"the answer is packed as {encoding[:20]!r}, which was not asked for")
+            self._unreadable = encoding[:20]
 
     def read(self, limit: int) -> bytes:
         """Return the whole body; more than `limit` bytes are a ResponseError."""
@@ -364,6 +364,10 @@ class Response:
             APITimeoutError: nothing came in time.
         """
         try:
+            if self._unreadable:
+                raise ResponseError(
+                    f"the answer is packed as {self._unreadable!r}, which was not asked for"
+                )
             return self.read_framed() if self._unpacker is None else self._read_unpacked()
         except BaseException as error:
             self.close()

@@ -230,12 +230,11 @@ class Retried(unittest.TestCase):
 
     def test_used_up_quota_is_raised_at_once(self):
         """A 429 with a quota that renews in hours is not waited for; the message names it."""
-        when = in_seconds(7200)
-        error, requests = self.failing(429, headers=dict(quotas_header(when), **SOON))
+        error, requests = self.failing(429, headers=quotas_header(in_seconds(7200)))
         self.assertEqual(requests, 1)
         self.assertAlmostEqual(error.retry_after, 7200, delta=10)
         self.assertIn("five-hour", str(error))
-        self.assertIn(when.strftime("%H:%M"), str(error))
+        self.assertRegex(str(error), "renews in (2 h|1 h 59)")
         self.assertTrue(error.quotas.rolling_five_hour_limit.limited)
 
     def test_quota_that_is_left(self):

@@ -39,10 +39,10 @@ FIGURES = (
     Figure("stream", "s", 9, 1.6, 12, 60, None),
     Figure("call", "s", 15, 1.6, 4, 16, None),
     Figure("first", "s", 15, 2, 3, 8, None),
-    Figure("threads", "s", 5, None, 9, 35, None),
-    Figure("import", "s", 7, 1, 14, 45, None),
-    Figure("script", "s", 7, 1.6, 8, 20, None),
-    Figure("memory", "B", 3, None, 2.8, 7, None),
+    Figure("threads", "s", 4, None, 9, 35, None),
+    Figure("import", "s", 5, 1, 14, 45, None),
+    Figure("script", "s", 5, 1.6, 8, 20, None),
+    Figure("memory", "B", 1, None, 2.8, 7, None),
     Figure("growth", "B", 1, None, None, None, 64),
 )
 COLUMNS = ("figure", "ours", "floor", "ours/floor", "openai/ours", "litellm/ours")
@@ -149,7 +149,7 @@ def main():
         prog="python3 -m tests.benchmarks", description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter)
     names = [figure.name for figure in FIGURES]
-    parser.add_argument("--quick", action="store_true", help="two rounds of each figure")
+    parser.add_argument("--quick", action="store_true", help="one round of each figure, for a look")
     parser.add_argument("--only", choices=names, help="measure this figure alone")
     options = parser.parse_args()
     os.environ.update(no_proxy="*", LITELLM_LOCAL_MODEL_COST_MAP="True")
@@ -165,11 +165,11 @@ def main():
     print("".join(text.ljust(width) for text, width in zip(COLUMNS, WIDTHS)))
     for figure in FIGURES:
         if options.only in (None, figure.name):
-            rounds = min(figure.rounds, 2) if options.quick else figure.rounds
+            rounds = 1 if options.quick else figure.rounds
             url = subjects.url(port, "call")
             rows.append(row(figure, measure(figure, workers, models, url, rounds)))
-            print("".join(text.ljust(width) for text, width in zip(rows[-1][0], WIDTHS)))
-            sys.stdout.flush()
+            line = "".join(text.ljust(width) for text, width in zip(rows[-1][0], WIDTHS))
+            print(line.rstrip(), flush=True)
     for process in [*workers.values(), server]:
         process.close()
     if not options.quick and not options.only:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """A llama.cpp server with SmolLM2-135M, in a process of its own.
 
-`python -m tests.peers.llama '{"port": 0, "api_keys": ["k"]}'` loads the model, prints the server's
-address and serves until its standard input ends, so that it never outlives whoever started it.
+`python3 -m tests.peers.llama '{"api_keys": ["k"]}'` loads the model, prints the server's address
+and serves until its standard input ends, so that it never outlives whoever started it.
 """
 import importlib.util
 import json

@@ -211,14 +211,6 @@ class Stream(SharedServer):
                 next(stream.texts())
         self.assertTrue(self.client.chat(QUESTION, max_tokens=2).text)
 
-    def test_ping_comments(self):
-        """The comments that the server sends while the model reads do not reach the caller."""
-        with Llama(sse_ping_interval=1, n_batch=32, n_ubatch=32) as server:
-            client = server.wait().client()
-            question = "Summarize: " + "some words to read " * 100
-            with client, client.stream_chat(question, max_tokens=3) as stream:
-                self.assertEqual(len(list(stream.texts())), 3)
-
 
 class Errors(SharedServer):
     def test_wrong_key(self):

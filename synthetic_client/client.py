@@ -195,7 +195,7 @@ class SyntheticClient:
             return ChatStream(response, meta, expected_choices=params.get("n") or 1,
                               max_event_bytes=limit, secrets=self._secrets(params))
         whole = self._read_completion(response, meta)  # a server that does not stream
-        choices = [{**choice, "delta": choice.get("message")} for choice in whole["choices"]]
+        choices = [{**choice, "delta": choice.get("message")} for choice in whole["choices"] if choice]
         chunk = {**whole, "object": "chat.completion.chunk", "choices": choices}
         events = [ServerSentEvent(data=json.dumps(chunk)), ServerSentEvent(data="[DONE]")]
         return ChatStream(None, meta, events=events)
@@ -217,6 +217,8 @@ class SyntheticClient:
                 as in `chat`.
         """
         _check_params(options, CallOptions)
+        if not isinstance(path, str):
+            raise TypeError(f"path should be a string, not {type(path).__name__}")
         if not re.fullmatch("[A-Za-z]+", _text("method", method)):
             raise ConfigurationError("method should be a word such as GET or POST")
         response, meta = self._send(method.upper(), path, json, options)
@@ -295,7 +297,7 @@ class SyntheticClient:
         """Make the attempts; return the answer once one has the status 2xx."""
         if self._closed:
             raise RuntimeError("this client is closed; make another one")
-        url = self._url(_text("path", path))
+        url = self._url(path)
         if self._is_synthetic and not self._api_key and path.strip("/") != "models":
             raise ConfigurationError(
                 "no API key: get one at https://synthetic.new and set SYNTHETIC_API_KEY, or give "
@@ -438,7 +440,8 @@ class SyntheticClient:
 
     def _read_completion(self, response: "Response", meta: Meta) -> JSONObject:
         data = self._read_json(response, meta)
-        if not isinstance(data, dict) or not isinstance(data.get("choices"), list):
+        choices = data.get("choices") if isinstance(data, dict) else None
+        if not isinstance(choices, list) or not all(isinstance(c, (dict, type(None))) for c in choices):
             said = mask(json.dumps(data), self._secrets({}))
             raise ResponseError(f"the answer is no completion: {quote(said)}; check base_url",
                                 body=parse_body(said), attempts=meta.attempts)
@@ -600,7 +603,7 @@ def _read_headers(name: str, headers: Optional[Mapping[str, str]]) -> Dict[str, 
 
 
 def _text(name: str, value: Optional[str]) -> str:
-    if value is not None and not isinstance(value, str):
+    if not isinstance(value, (str, type(None))):
         raise TypeError(f"{name} should be a string, not {type(value).__name__}")
     return value or ""
 

@@ -241,6 +241,7 @@ class _Connection(http.client.HTTPConnection):
 
     def discard(self) -> None:
         if self.wire is not None:
+            self.wire.interrupt()
             self.wire.close_socket()
 
 

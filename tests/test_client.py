@@ -2,17 +2,18 @@
 """The client: its settings, what exactly is sent, and what is refused before anything is sent."""
 import contextlib
 import copy
+import inspect
 import json
 import os
 import pickle
-import pydoc
 import re
+import ssl
 import threading
 import types
 import unittest
 
 from . import synthetic_client as sc
-from .server import KEY, MODEL, Proxy, Server, answer, chunks, completion
+from .server import CA_FILE, KEY, MODEL, Proxy, Server, answer, chunks, completion
 from .test_schema import TOOLS, VLLM
 
 MESSAGES = [{"role": "user", "content": "hi"}]
@@ -49,6 +50,7 @@ WRONG_VALUES = [
     ("deadline", 0), ("deadline", -0.5), ("deadline", float("nan")), ("max_retries", -1),
     ("temperature", float("nan")), ("top_p", float("inf")), ("extra_headers", {"X-A": "a\nb"}),
     ("extra_headers", {"X A": "b"}), ("extra_headers", {"": "b"}), ("extra_headers", {"X:A": "b"}),
+    ("extra_headers", {"Content-Length": "3"}), ("extra_body", {"stream": True}),
 ]
 TYPOS = [("temperatur", "temperature"), ("topp", "top_p"), ("max_token", "max_tokens"),
          ("Temperature", "temperature"), ("tool", "tools"), ("stops", "stop"),
@@ -233,6 +235,13 @@ class Settings(ClientCase):
                 self.refused(sc.ConfigurationError,
                              lambda: sc.SyntheticClient("k", **options).chat("hi"), name)
 
+    def test_trust_is_given_once(self):
+        """ca_file beside an ssl_context, which would have to be changed, is refused."""
+        context = ssl.create_default_context()
+        self.refused(sc.ConfigurationError,
+                     lambda: sc.SyntheticClient(ca_file=CA_FILE, ssl_context=context),
+                     "ca_file", "ssl_context")
+
     def test_repr(self):
         """repr shows base URL and model and whether a key is set, and nothing of the key."""
         client = self.make(KEY, base_url="https://x.example/v1", model="hf:a/b")
@@ -323,7 +332,7 @@ class Requests(ChatCase):
 
     def test_none_is_not_sent(self):
         """A parameter that is None is left out."""
-        params = {name: None for name in PARAMETERS}
+        params = dict.fromkeys(PARAMETERS)
         params.update(extra_body=None, extra_headers=None, timeout=None, deadline=None,
                       max_retries=None, model=None)
         self.assertEqual(self.body(**params), {"model": MODEL, "messages": MESSAGES})
@@ -675,6 +684,11 @@ class Lifetime(ClientCase):
                 self.assertEqual(repr(one), repr(client))
         self.assertEqual(server.connections, 1)
 
+    def test_pickle_with_an_ssl_context(self):
+        """A client with an ssl_context refuses to pickle, and says why."""
+        client = sc.SyntheticClient("k", ssl_context=ssl.create_default_context())
+        self.refused(TypeError, lambda: pickle.dumps(client), "ssl_context", "ca_file")
+
     def test_pickle_of_a_key_from_the_environment(self):
         """A key that came from the environment stays there, and is read on the other side."""
         server = self.serve()
@@ -693,20 +707,20 @@ class Help(unittest.TestCase):
         names = list(PARAMETERS) + ["model", "extra_body", "extra_headers", "timeout",
                                     "deadline", "max_retries"]
         for method in (sc.SyntheticClient.chat, sc.SyntheticClient.stream_chat):
-            text = pydoc.plain(pydoc.render_doc(method))
+            text = inspect.getdoc(method)
             for name in names:
                 with self.subTest(method.__name__, name=name):
-                    found = re.findall(r"(?m)^[ |]*%s\b[^\n]*[a-z]{3}" % name, text)
+                    found = re.findall(r"(?m)^ *%s\b[^\n]*[a-z]{3}" % name, text)
                     self.assertEqual(len(found), 1, found)
 
     def test_settings(self):
         """help() shows every setting of the client."""
-        text = pydoc.plain(pydoc.render_doc(sc.SyntheticClient))
+        text = inspect.getdoc(sc.SyntheticClient)
         for name in ("api_key", "base_url", "model", "timeout", "connect_timeout", "deadline",
                      "max_retries", "headers", "proxy", "ssl_context", "ca_file", "allow_http",
                      "max_response_bytes"):
             with self.subTest(name):
-                self.assertRegex(text, r"(?m)^[ |]+%s\b[^\n]*[a-z]{3}" % name)
+                self.assertRegex(text, r"(?m)^ +%s\b[^\n]*[a-z]{3}" % name)
 
 
 if __name__ == "__main__":

@@ -298,8 +298,6 @@ class Fresh(unittest.TestCase):
         """Warnings as errors, bytes checks, no docstrings, development mode: all is quiet."""
         flags = ["-W", "error", "-bb", "-OO", "-X", "dev"]
         self.assertEqual(self.run_python(MAKE, *flags), ANSWERED)
-        for flag in ("-OO", "-bb"):
-            self.assertEqual(self.run_python(MAKE, "-W", "error", flag), ANSWERED)
 
     def test_without_docstrings(self):
         """Refusals and errors are as helpful under -OO."""
@@ -320,11 +318,9 @@ class Fresh(unittest.TestCase):
         start = "from synthetic_client import SyntheticClient; client = SyntheticClient()\n"
         ask = "client.stream_chat('hi', user='endless')\n"
         for code in (
-            "stream = " + ask, "stream = " + ask + "next(stream)\n",
-            "texts = " + ask.strip() + ".texts()\nnext(texts)\n",
-            "def f():\n    stream = " + ask + "    next(stream)\nf()\n",
-            "client.chat('hi')\n",
-            "loop = [client]; loop.append(loop); loop.append(" + ask + ")\n",
+            "client.chat('hi')\nunread = " + ask,
+            "stream = " + ask + "next(stream)\ntexts = " + ask.strip() + ".texts()\nnext(texts)\n",
+            "def f():\n    stream = " + ask + "    next(stream)\nf()\n"
             "class A: pass\na = A(); a.me = a; a.stream = " + ask + "next(a.stream)\n"
             "del client, a\n",
         ):

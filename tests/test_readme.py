@@ -144,7 +144,7 @@ class Readme(unittest.TestCase):
                 with open(os.path.join(package, name), encoding="utf-8") as file:
                     source += file.read()
         for name in set(re.findall(r"\bSYNTHETIC_[A-Z_]+\b", readme())):
-            self.assertIn(name, source)
+            self.assertTrue(name in source, name)
 
 
 if __name__ == "__main__":

@@ -313,7 +313,7 @@ class Closing(StreamCase):
     def test_dropping_the_texts(self):
         """Breaking out of `for text in stream_chat(...).texts()` ends the connection."""
         gone, server = self.until_gone()
-        for text in server.client().stream_chat("hi").texts():
+        for _ in server.client().stream_chat("hi").texts():
             break
         gc.collect()
         self.wait_for([True], gone)
@@ -418,6 +418,12 @@ class GoodEnds(StreamCase):
         stream = self.stream([items + noise])
         self.assertEqual([c.text for c in stream], ["a", "b", ""])
         self.assertEqual(stream.completion().text, "ab")
+
+    def test_loose_chunks(self):
+        """White space around a chunk, raw control characters and a null error do no harm."""
+        raw = json.dumps(chunk("a\tb")).replace("\\t", "\t")
+        stream = self.stream([["  %s \t" % raw, dict(chunk("c", "stop"), error=None)]])
+        self.assertEqual(list(stream.texts()), ["a\tb", "c"])
 
     def test_many_pings(self):
         """Keep-alive comments may outweigh max_response_bytes many times over."""
@@ -587,7 +593,7 @@ class BadEnds(StreamCase):
     def test_deadline(self):
         """A stream that is never silent still ends at the deadline."""
         start = time.monotonic()
-        error = self.check(with_fault(drip), sc.APITimeoutError, deadline=0.3)
+        error = self.check(with_fault(drip), sc.APITimeoutError, deadline=0.15)
         self.assertEqual(error.phase, "deadline")
         self.assertLess(time.monotonic() - start, 3)
 
@@ -1000,7 +1006,7 @@ def choice_pieces(choice, rng):
         names = rng.choice((("reasoning",), ("reasoning_content",), ("reasoning",
                             "reasoning_content"))) if key != "content" else (key,)
         for piece in text_pieces(message.get(key) or "", rng):
-            deltas.append({name: piece for name in names})
+            deltas.append(dict.fromkeys(names, piece))
     for i, tool in enumerate(message.get("tool_calls", ())):
         function = {"name": tool["function"]["name"], "arguments": ""}
         deltas.append({"tool_calls": [dict(tool, index=i, function=function)]})
@@ -1064,7 +1070,7 @@ class Memory(StreamCase):
         stream = self.stream(handler)
         tracemalloc.start()
         self.addCleanup(tracemalloc.stop)
-        for passed, item in enumerate(stream, 1):
+        for passed, _ in enumerate(stream, 1):
             if passed == start:
                 before = tracemalloc.get_traced_memory()[0]
             elif passed == count:

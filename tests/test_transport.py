@@ -611,8 +611,8 @@ class TLS(unittest.TestCase):
 
     def test_no_tls_at_all(self):
         """https to a server that speaks http is a connection error."""
-        with Server(lambda conn: None, connect=lambda conn: conn.raw(b"HTTP/1.1 400 No\r\n\r\n"))\
-                as server:
+        plain = b"HTTP/1.1 400 No\r\n\r\n"
+        with Server(connect=lambda conn: (conn.raw(plain), conn.gone(), conn.close())) as server:
             client = server.client(base_url=server.base_url.replace("http:", "https:"))
             self.assertRaises(sc.APIConnectionError, client.chat, "hi")
 
@@ -801,7 +801,8 @@ class Bodies(unittest.TestCase):
     def test_gzip_and_deflate(self):
         """gzip, with several members too, and deflate with and without zlib's head."""
         body = self.BODY
-        members = b"".join(gzip.compress(part) for part in (body[:9], b"", body[9:200], body[200:]))
+        parts = (body[:9], b"", body[9:200], body[200:])
+        members = b"".join(gzip.compress(part) for part in parts)
         for encoding, data in (
             ("gzip", gzip.compress(body)), ("GZip", gzip.compress(body)),
             ("x-gzip", gzip.compress(body)), ("gzip", members),
@@ -995,16 +996,14 @@ class Time(unittest.TestCase):
     def test_silence_starts_anew(self):
         """An answer that keeps coming may take longer than `timeout`."""
         body = json.dumps(completion()).encode()
-        with Server(lambda conn: [conn.send_sse(chunks("a"), done=False)] and None) as server:
-            del server.answers[:]
 
-            def slowly(conn):
-                conn.raw(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body))
-                for start in range(0, len(body), 60):
-                    conn.wait(0.08)
-                    conn.raw(body[start:start + 60])
+        def slowly(conn):
+            conn.raw(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body))
+            for start in range(0, len(body), 60):
+                conn.wait(0.08)
+                conn.raw(body[start:start + 60])
 
-            server.answers.append(slowly)
+        with Server(slowly) as server:
             self.assertEqual(server.client(timeout=0.3).chat("hi").text, "hello")
 
     def test_per_call(self):
@@ -1055,7 +1054,7 @@ class Time(unittest.TestCase):
                 head = data[:data.find(b"\r\n\r\n") + 4 or None] if data[9:12] == b"200" else b""
                 error = self.timed_out(
                     "deadline", lambda conn: (conn.raw(head), conn.drip(data[len(head):])),
-                    deadline=0.25)
+                    deadline=0.15)
                 self.assertIn("deadline", str(error))
 
     def test_deadline_of_a_stream(self):
@@ -1106,6 +1105,18 @@ class Requests(unittest.TestCase):
         self.assertEqual(headers["authorization"], "Bearer " + KEY)
         self.assertEqual(headers["content-length"], str(len(server.requests[0].body)))
         self.assertNotEqual(headers.get("connection", "keep-alive").lower(), "close")
+
+    def test_default_ports(self):
+        """https without a port is dialled at 443, http at 80."""
+        fault = socket.gaierror(socket.EAI_NONAME, "unknown name")
+        for url, port in (("https://x.test/v1", 443), ("http://x.test/v1", 80),
+                          ("https://x.test:8443/v1", 8443), (None, 443)):
+            with mock.patch("socket.getaddrinfo", side_effect=fault) as lookup:
+                client = sc.SyntheticClient(KEY, base_url=url, model=MODEL, max_retries=0,
+                                            allow_http=True)
+                self.assertRaises(sc.APIConnectionError, client.chat, "hi")
+            host = "x.test" if url else "api.synthetic.new"
+            self.assertEqual(lookup.call_args[0][:2], (host, port))
 
     def test_socket_options(self):
         """Sockets have TCP_NODELAY and TCP keep-alive."""

@@ -5,6 +5,7 @@ It runs in a process of its own (`python -m tests.benchmarks.server`), prints it
 with its stdin. The first part of a request's path names the answer: `/call/v1/chat/completions`.
 It does as little as a server can, so that what is timed is the client.
 """
+import contextlib
 import json
 import socket
 import sys
@@ -74,24 +75,25 @@ def render():
 
 def serve(connection, answers):
     """Answer the requests of one connection until the client closes it."""
-    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    received = b""
-    while True:
-        while b"\r\n\r\n" not in received:
-            data = connection.recv(65536)
-            if not data:
-                return
-            received += data
-        head, _, received = received.partition(b"\r\n\r\n")
-        length = int(head.lower().partition(b"content-length:")[2].split(b"\r\n")[0])
-        while len(received) < length:
-            received += connection.recv(65536)
-        received = received[length:]
-        first, *rest = answers[head.split(b"/", 2)[1]]
-        connection.sendall(first)
-        for write in rest:
-            time.sleep(FIRST_PAUSE)
-            connection.sendall(write)
+    with connection, contextlib.suppress(ConnectionError):
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        received = b""
+        while True:
+            while b"\r\n\r\n" not in received:
+                data = connection.recv(65536)
+                if not data:
+                    return
+                received += data
+            head, _, received = received.partition(b"\r\n\r\n")
+            length = int(head.lower().partition(b"content-length:")[2].split(b"\r\n")[0])
+            while len(received) < length:
+                received += connection.recv(65536)
+            received = received[length:]
+            first, *rest = answers[head.split(b"/", 2)[1]]
+            connection.sendall(first)
+            for write in rest:
+                time.sleep(FIRST_PAUSE)
+                connection.sendall(write)
 
 
 def main():

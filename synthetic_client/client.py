@@ -9,19 +9,21 @@ connections; unpickled ones share pools by what decides the way to the host.
 """
 
 import json
+import logging
 import os
 import re
 import sys
 import time
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from typing import (
-    TYPE_CHECKING, Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple, TypeVar, Union
+    TYPE_CHECKING, Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple,
+    TypeVar, Union
 )
 
 from . import retry
 from .errors import (
-    APIStatusError, ConfigurationError, ResponseError, SyntheticError, answer_error, mask,
-    parse_body, quote, status_error
+    APIStatusError, ConfigurationError, ResponseError, SyntheticError, answer_error, parse_body,
+    quote, scrub, status_error
 )
 from .schema import (
     CallOptions, ChatCompletion, ChatParams, Headers, JSONObject, Message, Meta, Quotas,
@@ -33,7 +35,7 @@ from .stream import ChatStream
 if TYPE_CHECKING:
     import ssl
     from typing_extensions import Unpack
-    from .transport import Clock, Response, Transport
+    from .transport import Response, Transport
 
 BASE_URL = "https://api.synthetic.new/openai/v1"
 MAX_RESPONSE_BYTES = 64 * 1024 * 1024
@@ -164,10 +166,7 @@ class SyntheticClient:
             ResponseError: the answer is not a completion.
         """
         payload = self._payload(messages, model, params)
-        response, meta = self._send("POST", "chat/completions", payload, params)
-        completion = ChatCompletion.from_dict(self._read_completion(response, meta))
-        completion.meta = meta
-        return completion
+        return self._ask("POST", "chat/completions", payload, params, self._read_completion)
 
     @documented
     def stream_chat(
@@ -188,17 +187,7 @@ class SyntheticClient:
                 as in `chat`; reading the stream may raise the last three too.
         """
         payload = {**self._payload(messages, model, params), "stream": True}
-        response, meta = self._send("POST", "chat/completions", payload, params)
-        kind = meta.headers.get("content-type", "").lower()
-        limit = self._max_response_bytes
-        if "json" not in kind and "html" not in kind:
-            return ChatStream(response, meta, expected_choices=params.get("n") or 1,
-                              max_event_bytes=limit, secrets=self._secrets(params))
-        whole = self._read_completion(response, meta)  # a server that does not stream
-        choices = [{**choice, "delta": choice.get("message")} for choice in whole["choices"] if choice]
-        chunk = {**whole, "object": "chat.completion.chunk", "choices": choices}
-        events = [ServerSentEvent(data=json.dumps(chunk)), ServerSentEvent(data="[DONE]")]
-        return ChatStream(None, meta, events=events)
+        return self._ask("POST", "chat/completions", payload, params, self._read_stream)
 
     def request(
         self, method: str, path: str, json: Any = None, **options: "Unpack[CallOptions]"
@@ -221,14 +210,13 @@ class SyntheticClient:
             raise TypeError(f"path should be a string, not {type(path).__name__}")
         if not re.fullmatch("[A-Za-z]+", _text("method", method)):
             raise ConfigurationError("method should be a word such as GET or POST")
-        response, meta = self._send(method.upper(), path, json, options)
-        return self._read_json(response, meta, empty=True)
+        return self._ask(method.upper(), path, json, options, self._read_json)
 
     def close(self) -> None:
         """Close the idle connections; later calls raise RuntimeError."""
         self._closed = True
         if "_way" in self.__dict__:
-            self._way.close()
+            self._way.close_idle()
 
     def __enter__(self) -> "SyntheticClient":
         return self
@@ -260,8 +248,8 @@ class SyntheticClient:
             from . import transport
 
             def make() -> "Transport":
-                return transport.Transport(self._origin, proxy=self._proxy,
-                                           ca_file=self._ca_file, ssl_context=self._ssl_context)
+                return transport.Transport(
+                    self._origin, self._proxy, self._ca_file, self._ssl_context)
 
             if self._shared and self._ssl_context is None:
                 key = (self._origin, self._proxy, self._ca_file, transport.environment())
@@ -291,45 +279,76 @@ class SyntheticClient:
             raise ConfigurationError("extra_body may not hold stream; call chat or stream_chat")
         return {**payload, **extra}
 
-    def _send(
+    def _ask(
+        self, method: str, path: str, payload: Any, options: Mapping[str, Any],
+        read: "Callable[[Response, Meta, _Call], Any]"
+    ) -> Any:
+        """Make the call, and return what `read` makes of the answer."""
+        call = self._prepare(method, path, payload, options)
+        attempts = 0
+        try:
+            response, attempts = self._send(call)
+            meta = _read_meta(response, attempts)
+            return read(response, meta, call)
+        except SyntheticError as error:
+            error.attempts = attempts or error.attempts
+            scrub(error, call.secrets)
+            raise
+
+    def _prepare(
         self, method: str, path: str, payload: Any, options: Mapping[str, Any]
-    ) -> "Tuple[Response, Meta]":
-        """Make the attempts; return the answer once one has the status 2xx."""
+    ) -> "_Call":
         if self._closed:
             raise RuntimeError("this client is closed; make another one")
-        url = self._url(path)
-        if self._is_synthetic and not self._api_key and path.strip("/") != "models":
+        headers = self._request_headers(options, payload is not None)
+        if self._is_synthetic and "authorization" not in headers and path.strip("/") != "models":
             raise ConfigurationError(
                 "no API key: get one at https://synthetic.new and set SYNTHETIC_API_KEY, or give "
                 "api_key="
             )
-        body = None if payload is None else _encode(payload)
+        body = None if payload is None else encode(payload)
         if body and len(body) > MAX_REQUEST_BYTES and self._is_synthetic:
             raise ConfigurationError(
                 f"the request has {len(body)} bytes, the service takes {MAX_REQUEST_BYTES}; "
                 "shorten the messages or shrink the images"
             )
-        headers = self._request_headers(options, body)
-        clock, most = self._limits(options)
-        from . import transport
+        timeout, deadline = options.get("timeout"), options.get("deadline")
+        retries = options.get("max_retries")
+        clock = retry.Clock(
+            self.timeout if timeout is None else _seconds("timeout", timeout),
+            self.connect_timeout,
+            self.deadline if deadline is None else _seconds("deadline", deadline),
+        )
+        tokens = [headers.get(name, "").rpartition(" ")[2] for name in _SECRET_HEADERS]
+        found = (self._api_key or "", *tokens, *self._transport().secrets)
+        return _Call(
+            method, self._url(path), headers, body, clock,
+            self.max_retries if retries is None else _whole("max_retries", retries, 0),
+            sorted((secret for secret in found if len(secret) > 3), key=len, reverse=True),
+            options.get("n") or 1,
+        )
 
-        attempt = 1
+    def _send(self, call: "_Call") -> "Tuple[Response, int]":
+        """Make the attempts; return the first answer with the status 2xx, and their number."""
+        attempt = 0
         while True:
+            attempt += 1
             try:
-                response = self._transport().send(method, url, headers, body, clock, attempt)
+                response = self._transport().send(
+                    call.method, call.url, call.headers, call.body, call.clock, attempt)
                 if 200 <= response.status < 300:
-                    return response, self._meta(response, attempt)
-                error: SyntheticError = self._refusal(response, attempt, options)
+                    return response, attempt
+                error: SyntheticError = _read_refusal(response, attempt)
             except SyntheticError as caught:
                 error = caught
             error.attempts = attempt
-            wait = retry.wait_before_retry(error, attempt, most)
-            if wait is None or wait >= clock.left():
+            wait = retry.wait_before_retry(error, attempt, call.max_retries)
+            if wait is None or wait >= call.clock.left():
                 raise error
-            transport.log.info("retry %d of %d in %.2f s: %s", attempt, most, wait,
-                               type(error).__name__)
+            logging.getLogger("synthetic_client").info(
+                "retry %d of %d in %.2f s: %s", attempt, call.max_retries, wait,
+                type(error).__name__)
             time.sleep(wait)
-            attempt += 1
 
     def _url(self, path: str) -> str:
         if "://" in path or not re.fullmatch("[!-~]*", path):
@@ -338,30 +357,16 @@ class SyntheticClient:
             return self._origin + path
         return f"{self.base_url}/{path.lstrip('/')}"
 
-    def _limits(self, options: Mapping[str, Any]) -> "Tuple[Clock, int]":
-        from .transport import Clock
-
-        timeout, deadline = options.get("timeout"), options.get("deadline")
-        retries = options.get("max_retries")
-        clock = Clock(
-            self.timeout if timeout is None else _seconds("timeout", timeout),
-            self.connect_timeout,
-            self.deadline if deadline is None else _seconds("deadline", deadline),
-        )
-        return clock, self.max_retries if retries is None else _whole("max_retries", retries, 0)
-
-    def _request_headers(
-        self, options: Mapping[str, Any], body: Optional[bytes]
-    ) -> Dict[str, str]:
+    def _request_headers(self, options: Mapping[str, Any], has_body: bool) -> Dict[str, str]:
         from . import __version__
 
+        python = "{}.{}".format(*sys.version_info)
         headers = {
-            "user-agent": "synthetic-client/{} Python/{}.{}".format(
-                __version__, *sys.version_info[:2]),
+            "user-agent": f"synthetic-client/{__version__} Python/{python}",
             "accept": "application/json, text/event-stream",
             "accept-encoding": "gzip, deflate",
         }
-        if body is not None:
+        if has_body:
             headers["content-type"] = "application/json"
         if self._api_key:
             headers["authorization"] = f"Bearer {self._api_key}"
@@ -369,83 +374,99 @@ class SyntheticClient:
         headers.update(_read_headers("extra_headers", options.get("extra_headers")))
         return headers
 
-    def _secrets(self, options: Mapping[str, Any]) -> List[str]:
-        """Return what no error may show: the key, and what the headers hold of the kind."""
-        headers = {**self._headers, **_read_headers("", options.get("extra_headers"))}
-        values = [headers[name].rpartition(" ")[2] for name in _SECRET_HEADERS if name in headers]
-        return [value for value in [self._api_key or "", *values] if len(value) > 3]
-
-    def _meta(self, response: "Response", attempts: int, secrets: Sequence[str] = ()) -> Meta:
-        headers = Headers()
-        for name, value in response.headers:
-            name, known = name.lower(), headers.get(name)
-            headers[name] = mask(value if known is None else f"{known}, {value}", secrets)
-        quotas = None
-        if "x-synthetic-quotas" in headers:
-            try:
-                quotas = Quotas.from_dict(parse_body(headers["x-synthetic-quotas"]))
-            except ResponseError:
-                pass  # not worth an answer
-        request_id = headers.get("x-request-id") or headers.get("request-id")
-        return Meta(response.status, headers, request_id, attempts, quotas)
-
-    def _refusal(
-        self, response: "Response", attempts: int, options: Mapping[str, Any]
-    ) -> APIStatusError:
-        """Return the error for an answer whose status is not 2xx."""
-        secrets = self._secrets(options)
-        meta = self._meta(response, attempts, secrets)
-        try:
-            text = response.read(_MAX_ERROR_BYTES).decode("utf-8", "replace")
-        except SyntheticError:
-            text = ""  # the status says enough
-        now, hint = datetime.now(timezone.utc), None
-        wait = retry.parse_retry_after(meta.headers, now)
-        spent = retry.used_up_quota(meta.quotas, now) if meta.quotas else None
-        target = meta.headers.get("location")
-        if response.status == 429 and spent is not None:
-            name, left = spent
-            hint = f"Your {name} is used up; it renews {_in_words(left)}"
-            if left is not None and (wait is None or left > retry.LONGEST_WAIT):
-                wait = left
-        elif 300 <= response.status < 400 and target:
-            place = re.sub("//[^/]*@", "//", target).partition("?")[0]
-            hint = f"It redirects to {quote(place)}, which is not followed; check base_url"
-        return status_error(
-            response.status, parse_body(mask(text, secrets)), hint=hint, headers=meta.headers,
-            request_id=meta.request_id, quotas=meta.quotas, retry_after=wait
-        )
-
-    def _read_json(self, response: "Response", meta: Meta, empty: bool = False) -> Any:
+    def _read_json(self, response: "Response", meta: Meta, call: "_Call") -> Any:
         """Return a whole answer's JSON; an error object in it is raised."""
+        raw = response.read(self._max_response_bytes)
+        if not raw and call.method != "POST":
+            return None
+        text = raw.decode("utf-8-sig", "replace")
         try:
-            raw = response.read(self._max_response_bytes)
-            text = raw.decode("utf-8-sig", "replace")
-            if empty and not raw:
-                return None
-            try:
-                data = json.loads(text, strict=False)
-            except (ValueError, RecursionError) as error:
-                text = mask(text, self._secrets({}))
-                raise ResponseError(
-                    f"the answer is not JSON: {quote(text) or 'it is empty'}; check base_url",
-                    body=text
-                ) from error
-            if isinstance(data, dict) and data.get("error"):
-                raise answer_error(parse_body(mask(text, self._secrets({}))))
-            return data
-        except SyntheticError as error:
-            error.attempts = meta.attempts
-            raise
-
-    def _read_completion(self, response: "Response", meta: Meta) -> JSONObject:
-        data = self._read_json(response, meta)
-        choices = data.get("choices") if isinstance(data, dict) else None
-        if not isinstance(choices, list) or not all(isinstance(c, (dict, type(None))) for c in choices):
-            said = mask(json.dumps(data), self._secrets({}))
-            raise ResponseError(f"the answer is no completion: {quote(said)}; check base_url",
-                                body=parse_body(said), attempts=meta.attempts)
+            data = json.loads(text, strict=False)
+        except (ValueError, RecursionError) as error:
+            said = quote(text) or "it is empty"
+            raise ResponseError(f"the answer is not JSON: {said}; check base_url", body=text
+                                ) from error
+        error_inside = answer_error(data)
+        if error_inside is not None:
+            raise error_inside
         return data
+
+    def _read_completion(
+        self, response: "Response", meta: Meta, call: "_Call"
+    ) -> ChatCompletion:
+        data = self._read_json(response, meta, call)
+        if not isinstance(data, dict) or not isinstance(data.get("choices"), list):
+            said = quote(json.dumps(data))
+            raise ResponseError(f"the answer is no completion: {said}; check base_url", body=data)
+        completion = ChatCompletion.from_dict(data)
+        completion.meta = meta
+        return completion
+
+    def _read_stream(self, response: "Response", meta: Meta, call: "_Call") -> ChatStream:
+        kind = meta.headers.get("content-type", "").lower()
+        if "json" not in kind and "html" not in kind:
+            return ChatStream(response, meta, expected_choices=call.choices,
+                              max_event_bytes=self._max_response_bytes, secrets=call.secrets)
+        whole = self._read_completion(response, meta, call).to_dict()  # it does not stream
+        choices = [{**choice, "delta": choice.get("message")}
+                   for choice in whole["choices"] if choice]
+        chunk = {**whole, "object": "chat.completion.chunk", "choices": choices}
+        events = [ServerSentEvent(data=json.dumps(chunk)), ServerSentEvent(data="[DONE]")]
+        return ChatStream(None, meta, events=events)
+
+
+class _Call(NamedTuple):
+    """One call, checked and ready to be sent."""
+
+    method: str
+    url: str
+    headers: Dict[str, str]
+    body: Optional[bytes]
+    clock: retry.Clock
+    max_retries: int
+    secrets: Sequence[str]  # what no error may show, the longest first
+    choices: int
+
+
+def _read_meta(response: "Response", attempts: int) -> Meta:
+    headers = Headers()
+    for name, value in response.headers:
+        known = headers.get(name)
+        headers[name.lower()] = value if known is None else f"{known}, {value}"
+    quotas = None
+    if "x-synthetic-quotas" in headers:
+        try:
+            quotas = Quotas.from_dict(parse_body(headers["x-synthetic-quotas"]))
+        except ResponseError:
+            pass  # not worth an answer
+    request_id = headers.get("x-request-id") or headers.get("request-id")
+    return Meta(response.status, headers, request_id, attempts, quotas)
+
+
+def _read_refusal(response: "Response", attempts: int) -> APIStatusError:
+    """Return the error for an answer whose status is not 2xx."""
+    meta = _read_meta(response, attempts)
+    try:
+        text = response.read(_MAX_ERROR_BYTES).decode("utf-8", "replace")
+    except SyntheticError:
+        text = ""  # the status says enough
+    now, hint = datetime.now(timezone.utc), None
+    wait = retry.parse_retry_after(meta.headers, now)
+    spent = retry.used_up_quota(meta.quotas, now) if meta.quotas else None
+    target = meta.headers.get("location")
+    if response.status == 429 and spent is not None:
+        name, left = spent
+        hint = f"Your {name} is used up"
+        if left is not None:
+            hint += f"; it renews in {timedelta(seconds=int(left) + 1)} (h:mm:ss)"
+            wait = left if wait is None or left > retry.LONGEST_WAIT else wait
+    elif 300 <= response.status < 400 and target:
+        place = re.sub("//[^/]*@", "//", target).partition("?")[0]
+        hint = f"It redirects to {quote(place)}, which is not followed; check base_url"
+    return status_error(
+        response.status, parse_body(text), hint=hint, headers=meta.headers,
+        request_id=meta.request_id, quotas=meta.quotas, retry_after=wait
+    )
 
 
 def _share(key: Tuple[Any, ...], make: "Callable[[], Transport]") -> "Transport":
@@ -525,7 +546,7 @@ _to_json = json.JSONEncoder(
     ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=_plain).encode
 
 
-def _encode(payload: Any) -> bytes:
+def encode(payload: Any) -> bytes:
     try:
         text = _to_json(payload)
     except (TypeError, ValueError, RecursionError):
@@ -622,12 +643,3 @@ def _whole(name: str, value: int, least: int) -> int:
     if value < least:
         raise ConfigurationError(f"{name} should be {least} or more")
     return value
-
-
-def _in_words(seconds: Optional[float]) -> str:
-    if seconds is None:
-        return "at a time that the service does not say"
-    minutes, rest = divmod(int(seconds) + 1, 60)
-    if minutes < 2:
-        return f"in {minutes * 60 + rest} s"
-    return f"in {minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"in {minutes} min"

@@ -16,13 +16,13 @@ SyntheticError
 
 Strategy: an error is made of one line of message and of keyword attributes, which is what
 lets each of them pickle. `status_error` turns a status and a body into the right class;
-`answer_error` does so for an error object inside an answer whose status was 200. Both want
-text that `mask` has gone over, so that a server's echo of the key goes no further.
+`answer_error` does so for an error object inside an answer whose status was 200. `scrub` goes
+over an error before it leaves, so that a server's echo of the key goes no further.
 """
 
 import json
 import re
-from typing import Any, Dict, Iterable, Mapping, Optional, Tuple, Type
+from typing import Any, Dict, Mapping, Optional, Sequence, Tuple, Type
 
 _LONGEST_QUOTE = 300  # characters of a server's text within our one line
 _CONTEXT_TEXTS = re.compile(r"longer than the model's context length|context limit exceeded", re.I)
@@ -154,20 +154,40 @@ _BY_STATUS: Dict[int, Type[APIStatusError]] = {
 }
 
 
-def mask(text: str, secrets: Iterable[str]) -> str:
-    """Return `text` with each secret replaced, also as JSON would have escaped it."""
-    for secret in secrets:
-        text = text.replace(secret, "***").replace(json.dumps(secret)[1:-1], "***")
-    return text
+def scrub(error: BaseException, secrets: Sequence[str]) -> None:
+    """Mask the secrets, and any URL's user:password, in all that an error and its causes hold."""
+    found: Optional[BaseException] = error
+    while found is not None:
+        try:
+            found.args = _masked(found.args, secrets)
+            vars(found).update(_masked(vars(found), secrets))
+        except RecursionError:  # a body nested too deep to look through
+            vars(found).update(body=None)
+        found = found.__cause__ or found.__context__
+
+
+def _masked(value: Any, secrets: Sequence[str]) -> Any:
+    if isinstance(value, str):
+        for secret in secrets:
+            value = value.replace(secret, "***")
+        return re.sub("://[^/@\\s]*@", "://", value)
+    if isinstance(value, dict):
+        pairs = [(_masked(key, secrets), _masked(item, secrets)) for key, item in value.items()]
+        return type(value)(pairs)
+    if type(value) in (list, tuple):
+        return type(value)(_masked(item, secrets) for item in value)
+    return value
 
 
 def quote(text: str) -> str:
-    """Return a server's text as part of one line: no breaks, no tags, of bounded length."""
+    """Return a server's text as part of one line: no breaks, whole words, of bounded length."""
     title = re.search(r"<title>(.*?)</title>", text[:100_000], re.I | re.S)
     if title:
         text = title.group(1)
     line = " ".join("".join(c if c.isprintable() else " " for c in text[:4000]).split())
-    return line if len(line) <= _LONGEST_QUOTE else line[:_LONGEST_QUOTE] + "..."
+    if len(line) > _LONGEST_QUOTE or len(text) > 4000:
+        line = line[:_LONGEST_QUOTE].rpartition(" ")[0] + "..."  # no half of an echoed key
+    return line
 
 
 def parse_body(text: str) -> Any:

@@ -1,23 +1,66 @@
 # SPDX-License-Identifier: MIT
-"""Whether to ask again, and how long to wait before: pure functions, no I/O, no clock.
+"""How long to wait, and whether to ask again: no I/O.
 
-Strategy: the client hands each failure to `wait_before_retry` and sleeps for what it returns,
-or raises the failure where it returns None. What a server asked for (`parse_retry_after`, a
-quota's renewal from `used_up_quota`) stands in the error's `retry_after` by then.
+Strategy: a `Clock` bounds each wait of one call. The client hands each failure to
+`wait_before_retry`, a pure function, and sleeps for what it returns, or raises the failure where
+it returns None. What a server asked for (`parse_retry_after`, a quota's renewal from
+`used_up_quota`) stands in the error's `retry_after` by then.
 """
 
 import random
 import re
+import time
 from datetime import datetime, timezone
 from typing import Any, Mapping, Optional, Tuple
 
-from .errors import APIConnectionError, APIStatusError, SyntheticError
+from .errors import APIConnectionError, APIStatusError, APITimeoutError, SyntheticError
 
 LONGEST_WAIT = 60.0  # seconds; asked to wait longer, the caller decides, not we
 _FIRST_WAIT = 0.5
 _LONGEST_BACKOFF = 8.0
 _JITTER = 0.25
 _SECONDS = re.compile(r"[0-9]{1,12}(\.[0-9]{1,12})?", re.ASCII)
+_LATE = {
+    "connect": "no connection within {:g} s; check base_url and whether a proxy is needed, or "
+               "raise connect_timeout",
+    "silence": "the server was silent for {:g} s; raise timeout if answers may take longer",
+    "deadline": "the call was not done within {:g} s; raise deadline or ask for less",
+}
+
+
+class Clock:
+    """What bounds the waits of one call: connecting, silence, and the deadline for it all."""
+
+    def __init__(self, timeout: float, connect_timeout: float, deadline: Optional[float]) -> None:
+        self._limits = {"connect": connect_timeout, "silence": timeout, "deadline": deadline or 0}
+        self._ends = float("inf") if deadline is None else time.monotonic() + deadline
+        self._phase = "silence"
+        self.connect_ends: Optional[float] = None  # set while connecting
+
+    def start_connecting(self) -> None:
+        """Begin the phase that connect_timeout bounds; connect_ends = None ends it."""
+        self.connect_ends = time.monotonic() + self._limits["connect"]
+
+    def left(self) -> float:
+        """Return the seconds until the deadline."""
+        return self._ends - time.monotonic()
+
+    def wait(self) -> float:
+        """Return the seconds that the next wait may take; raises where there are none."""
+        now = time.monotonic()
+        ends, self._phase = now + self._limits["silence"], "silence"
+        if self.connect_ends is not None:
+            ends, self._phase = self.connect_ends, "connect"
+        if self._ends < ends:
+            ends, self._phase = self._ends, "deadline"
+        if ends <= now:
+            raise self.expired()
+        return ends - now
+
+    def expired(self) -> APITimeoutError:
+        """Return the error for the wait that was allowed last."""
+        line = _LATE[self._phase].format(self._limits[self._phase])
+        return APITimeoutError(line, phase=self._phase, retryable=self._phase == "connect")
 
 
 def wait_before_retry(error: SyntheticError, attempt: int, max_retries: int) -> Optional[float]:

@@ -11,8 +11,8 @@ import json
 from typing import Any, Dict, Iterable, Iterator, List, Optional, Sequence
 
 from .errors import (
-    ResponseError, StreamInterruptedError, SyntheticError, answer_error, mask, parse_body,
-    quote
+    ResponseError, StreamInterruptedError, SyntheticError, answer_error, parse_body, quote,
+    scrub
 )
 from .schema import (
     ChatCompletion, ChatCompletionChunk, ChunkChoice, JSONObject, Meta, ToolCallDelta
@@ -267,14 +267,14 @@ class ChatStream(Iterator[ChatCompletionChunk]):
         if data == "[DONE]":
             self._end()
             return None
-        body = parse_body(mask(data, self._secrets))
+        body = parse_body(data)
         error = answer_error(body, flat=event.event == "error")
         if error is not None:
             raise error
         if not isinstance(body, dict):
             raise ResponseError(f"a chunk of the stream is no JSON object: {quote(str(body))}",
                                 body=body)
-        return self._accumulator.add(json.loads(data, strict=False))
+        return self._accumulator.add(body)
 
     def _receive(self) -> List[ServerSentEvent]:
         data = self._response.read1()
@@ -282,8 +282,8 @@ class ChatStream(Iterator[ChatCompletionChunk]):
             self._head = self._head or data[:1000]
             return self._parser.feed(data)
         if self._accumulator.is_empty and self._head.lstrip()[:1] in (b"<", b"{", b"["):
-            text = mask(self._head.decode("utf-8", "replace"), self._secrets)
-            raise ResponseError(f"the answer is no event stream: {quote(text)}", body=text)
+            text = quote(self._head.decode("utf-8", "replace") + " " * 4000)
+            raise ResponseError(f"the answer is no event stream: {text}", body=text)
         if not self._accumulator.is_finished:
             raise StreamInterruptedError(
                 "the stream ended before the answer was whole; see partial, or ask again"
@@ -303,6 +303,7 @@ class ChatStream(Iterator[ChatCompletionChunk]):
         if isinstance(error, Exception) and closed:
             return  # by another thread, which is no fault
         if isinstance(error, SyntheticError):
+            scrub(error, self._secrets)
             error.partial, error.attempts = self.partial, self.meta.attempts
             self._error = error
         raise error

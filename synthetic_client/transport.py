@@ -1,19 +1,17 @@
 # SPDX-License-Identifier: MIT
 """One HTTP exchange: the only module that knows urllib, http.client, ssl and sockets.
 
-Strategy: a `Transport` stands for one origin and the way to it. `send` makes one request over a
-connection of its pool, through an urllib handler that keeps connections alive where urllib's own
-would close them, and returns a `Response` once the status and headers have come. Every read and
-write goes through a `_Wire`, which asks the call's `Clock` how long it may wait; so silence, the
-connect phase and the deadline are bounded in one place. A `Response` owns its connection until
-the body has ended as its framing says, and then gives it back. What goes wrong below leaves here
-as an error of this package.
+Strategy: a `Transport` is an urllib handler for one origin that keeps its connections, where
+urllib's own would close them. `send` makes one request and returns a `Response` once status and
+headers have come. Every read and write goes through a `_Wire`, which asks the call's `Clock` how
+long it may wait: so silence, connecting and the deadline are bounded in one place. A `Response`
+owns its connection until its body has ended as the framing says, then gives it back. What goes
+wrong below leaves here as an error of this package.
 """
 
 import base64
 import http.client
 import io
-import ipaddress
 import logging
 import os
 import re
@@ -26,12 +24,13 @@ import urllib.request
 import weakref
 import zlib
 from collections import deque
-from typing import Any, Deque, Dict, List, Mapping, Optional, Tuple
+from typing import Any, Deque, Dict, Iterator, List, Mapping, NamedTuple, Optional, Tuple
 
 from .errors import (
     APIConnectionError, APITimeoutError, ConfigurationError, ResponseError,
     StreamInterruptedError, SyntheticError
 )
+from .retry import Clock
 
 log = logging.getLogger("synthetic_client")
 
@@ -42,72 +41,37 @@ _BLOCK = 65536  # bytes in one read or write
 _UNPACKED_BLOCK = 1 << 20  # bytes that one step of decompression may give
 _DRAIN_SECONDS = 0.05  # for the end of a body whose last event was read already
 _KEEP_ALIVE = {"TCP_KEEPIDLE": 60, "TCP_KEEPALIVE": 60, "TCP_KEEPINTVL": 30, "TCP_KEEPCNT": 4}
-_PROXY = re.compile(r"(?:(\w+)://)?(?:([^/]*)@)?((?:\[[^/\]]+\]|[^/:@\[\]]+)(?::[0-9]+)?)/?")
+_PROXY = re.compile(r"(?:(\w+)://)?(?:([^/\s]*)@)?(\[[0-9a-fA-F:.]+\]|[^/:@\s\[\]]+)(:[0-9]+)?/?")
+_FAULTS = (OSError, ValueError, http.client.HTTPException, zlib.error)
 
 
-class Clock:
-    """What bounds the waits of one call: its silence, its connect phase, its deadline."""
-
-    def __init__(self, timeout: float, connect_timeout: float, deadline: Optional[float]) -> None:
-        self.timeout = timeout
-        self.connect_timeout = connect_timeout
-        self.deadline = deadline
-        self.ends = float("inf") if deadline is None else time.monotonic() + deadline
-        self.connect_by: Optional[float] = None
-        self._phase = "silence"
-
-    def left(self) -> float:
-        """Return the seconds until the deadline."""
-        return self.ends - time.monotonic()
-
-    def connecting(self, begun: bool) -> None:
-        """Enter or leave the connect phase."""
-        self.connect_by = time.monotonic() + self.connect_timeout if begun else None
-
-    def wait(self) -> float:
-        """Return the seconds that the next wait may take; raises where there are none."""
-        seconds, self._phase = self.timeout, "silence"
-        if self.connect_by is not None:
-            seconds, self._phase = self.connect_by - time.monotonic(), "connect"
-        if self.left() < seconds:
-            seconds, self._phase = self.left(), "deadline"
-        if seconds <= 0:
-            raise self.expired()
-        return seconds
-
-    def expired(self) -> APITimeoutError:
-        """Return the error for the wait that was allowed last."""
-        said = {
-            "connect": f"no connection within {self.connect_timeout:g} s (connect_timeout); check "
-                       "base_url, the network and whether a proxy is needed",
-            "silence": f"the server sent nothing for {self.timeout:g} s (timeout); raise timeout "
-                       "if answers may take longer",
-            "deadline": f"the call was not done within {self.deadline or 0:g} s (deadline); raise "
-                        "deadline or ask for less",
-        }
-        return APITimeoutError(
-            said[self._phase], phase=self._phase, retryable=self._phase == "connect"
-        )
-
-
-class _Wire:
+class _Wire(io.RawIOBase):
     """A socket for http.client whose every wait the clock bounds.
 
-    http.client's own close() does nothing: a response outlives what http.client thinks.
+    close() does nothing: a response outlives what http.client thinks of its connection.
     """
 
     def __init__(self, sock: socket.socket, clock: Clock) -> None:
-        self.sock = sock
         self.clock = clock
         self.heard = False
-        self.owner = os.getpid()
-        self.close_socket = weakref.finalize(self, sock.close)  # also at exit
+        self._owner = os.getpid()
+        self.use(sock)
 
-    def replace(self, sock: socket.socket) -> None:
-        """Go on over `sock`, which has taken over the old one's descriptor."""
-        self.close_socket.detach()
+    def use(self, sock: socket.socket) -> None:
         self.sock = sock
-        self.close_socket = weakref.finalize(self, sock.close)
+        self._finalizer = weakref.finalize(self, sock.close)  # also at exit
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        self.sock.settimeout(self.clock.wait())
+        try:
+            count = self.sock.recv_into(buffer)
+        except socket.timeout as error:
+            raise self.clock.expired() from error
+        self.heard = self.heard or count > 0
+        return count
 
     def sendall(self, data: Any) -> None:
         view = memoryview(data)
@@ -118,65 +82,48 @@ class _Wire:
             except socket.timeout as error:
                 raise self.clock.expired() from error
 
-    def receive_into(self, buffer: Any) -> int:
-        self.sock.settimeout(self.clock.wait())
-        try:
-            count = self.sock.recv_into(buffer)
-        except socket.timeout as error:
-            raise self.clock.expired() from error
-        self.heard = self.heard or count > 0
-        return count
-
     def makefile(self, *_: Any) -> io.BufferedReader:
-        return io.BufferedReader(_Reader(self), _BLOCK)
+        return io.BufferedReader(self, _BLOCK)
 
     def close(self) -> None:
         pass
 
-    def interrupt(self) -> None:
-        """Wake a thread that waits for this socket; never a parent's, after a fork."""
-        if self.owner == os.getpid():
+    def cut(self) -> None:
+        """Close the socket and wake who waits for it; a parent's, after a fork, lives on."""
+        if self._owner == os.getpid():
             try:
-                self.sock.shutdown(socket.SHUT_RDWR)
+                socket.socket.shutdown(self.sock, socket.SHUT_RDWR)
             except OSError:
                 pass
+        self._finalizer()
 
     def is_quiet(self) -> bool:
         """Say whether an idle connection is alive: nothing, not even its end, has come."""
         try:
             self.sock.settimeout(0)
             socket.socket.recv(self.sock, 1, socket.MSG_PEEK)
-        except (BlockingIOError, InterruptedError):
+        except BlockingIOError:
             return True
         except OSError:
             pass
         return False
 
 
-class _Reader(io.RawIOBase):
-    def __init__(self, wire: _Wire) -> None:
-        self._wire = wire
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        return self._wire.receive_into(buffer)
-
-
 class _Connection(http.client.HTTPConnection):
-    """A connection that dials within the clock's connect phase, and its place in the pool."""
+    """A connection that dials within the clock's connect phase."""
+
+    wire: Optional[_Wire] = None
+    unfinished: Optional["Response"] = None  # its last answer, where the end is still to be read
+    idle_since = 0.0
 
     def __init__(self, host: str, context: Optional[ssl.SSLContext], clock: Clock) -> None:
+        self.default_port = 80 if context is None else 443
         super().__init__(host)
         self.context = context
         self.clock = clock
-        self.wire: Optional[_Wire] = None
-        self.unfinished: Optional["Response"] = None
-        self.idle_since = 0.0
 
     def connect(self) -> None:
-        self.clock.connecting(True)
+        self.clock.start_connecting()
         sock = self._dial()
         self.wire = self.sock = _Wire(sock, self.clock)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -188,167 +135,73 @@ class _Connection(http.client.HTTPConnection):
             self._tunnel()
         if self.context is not None:
             name = self._tunnel_host or self.host
-            tls = self.context.wrap_socket(
+            sock = self.context.wrap_socket(
                 sock, server_hostname=name, do_handshake_on_connect=False
             )
-            self.wire.replace(tls)
-            tls.settimeout(self.clock.wait())
+            self.wire.use(sock)
+            sock.settimeout(self.clock.wait())
             try:
-                tls.do_handshake()
+                sock.do_handshake()
             except socket.timeout as error:
                 raise self.clock.expired() from error
-        self.clock.connecting(False)
+        self.clock.connect_ends = None
         self.wire.heard = False
 
     def _dial(self) -> socket.socket:
         """Connect to the first address that answers, each with its share of the time."""
         addresses = socket.getaddrinfo(self.host, self.port, 0, socket.SOCK_STREAM)
-        fault: OSError = OSError(f"no address for {self.host}")
-        for tried, (family, kind, protocol, _, address) in enumerate(addresses):
+        for left, (family, kind, protocol, _, address) in zip(
+            range(len(addresses), 0, -1), addresses
+        ):
             sock = socket.socket(family, kind, protocol)
             try:
-                sock.settimeout(self.clock.wait() / (len(addresses) - tried))
+                sock.settimeout(self.clock.wait() / left)
                 sock.connect(address)
                 return sock
             except BaseException as error:
                 sock.close()
-                if not isinstance(error, OSError) or isinstance(error, APITimeoutError):
+                if isinstance(error, socket.timeout) and left == 1:
+                    raise self.clock.expired() from error
+                if isinstance(error, SyntheticError) or not isinstance(error, OSError) or left == 1:
                     raise
-                fault = error
-        if isinstance(fault, socket.timeout):
-            raise self.clock.expired() from fault
-        raise fault
-
-    def use(self, clock: Clock) -> None:
-        """Serve another call."""
-        self.clock = clock
-        if self.wire is not None:
-            self.wire.clock, self.wire.heard = clock, False
+        raise OSError("it has no address")
 
     def is_reusable(self) -> bool:
         """Say whether another request may go out; the rest of the last answer is read first."""
-        if time.monotonic() - self.idle_since > IDLE_SECONDS or self.wire is None:
+        if self.wire is None or time.monotonic() - self.idle_since > IDLE_SECONDS:
             return False
         if self.unfinished is not None:
-            self.use(Clock(_DRAIN_SECONDS, _DRAIN_SECONDS, _DRAIN_SECONDS))
-            try:
-                while self.unfinished.read_framed():
-                    pass
-            except (SyntheticError, OSError, ValueError):
+            self.wire.clock = Clock(_DRAIN_SECONDS, _DRAIN_SECONDS, _DRAIN_SECONDS)
+            if not self.unfinished.drain():
                 return False
             self.unfinished = None
         return self.wire.is_quiet()
 
     def discard(self) -> None:
         if self.wire is not None:
-            self.wire.interrupt()
-            self.wire.close_socket()
-
-
-class _KeepAliveHandler(urllib.request.AbstractHTTPHandler):
-    """urllib's HTTP and HTTPS handler, but for `Connection: close`: a pool of connections."""
-
-    http_request = https_request = urllib.request.AbstractHTTPHandler.do_request_
-
-    def __init__(self, proxy: Optional[Tuple[str, Dict[str, str]]], context: Any) -> None:
-        super().__init__()
-        self._proxy = proxy
-        self._context = context
-        self._idle: Deque[_Connection] = deque()  # its ends are atomic: no lock to be forked with
-        self._owner = os.getpid()
-
-    def http_open(self, request: Any) -> "Response":
-        headers = {**request.unredirected_hdrs, **request.headers}
-        if self._proxy is not None:
-            host, credentials = self._proxy
-            request.set_proxy(host, "http" if request.type == "http" else "https")
-            if request.type == "http":
-                headers.update(credentials)
-        connection = self._take()
-        if connection is not None:
-            try:
-                return self._exchange(connection, request, headers)
-            except (OSError, http.client.HTTPException) as error:
-                heard = connection.wire is None or connection.wire.heard
-                if heard or isinstance(error, APITimeoutError):
-                    raise
-        connection = _Connection(request.host, self._context(request.type), request.clock)
-        if request._tunnel_host:
-            connection.set_tunnel(request._tunnel_host, headers=self._proxy[1])  # type: ignore
-        return self._exchange(connection, request, headers)
-
-    https_open = http_open
-
-    def _exchange(
-        self, connection: _Connection, request: Any, headers: Dict[str, str]
-    ) -> "Response":
-        connection.use(request.clock)
-        request.connection = connection
-        try:
-            try:
-                connection.request(request.get_method(), request.selector, request.data, headers)
-            except (BrokenPipeError, ConnectionResetError):
-                if connection.sock is None:
-                    raise
-                # refused in mid-body: the reason may be waiting to be read
-            return Response(connection.getresponse(), connection, self)
-        except BaseException:
-            connection.discard()
-            raise
-
-    def _take(self) -> Optional[_Connection]:
-        if self._owner != os.getpid():  # the parent's sockets are the parent's
-            self._idle, self._owner = deque(), os.getpid()
-        while True:
-            try:
-                connection = self._idle.pop()
-            except IndexError:
-                return None
-            if connection.is_reusable():
-                return connection
-            connection.discard()
-
-    def give_back(self, connection: _Connection, unfinished: Optional["Response"]) -> None:
-        """Keep a connection whose answer has been read, or has but its framing left."""
-        connection.unfinished = unfinished
-        connection.idle_since = time.monotonic()
-        self._idle.append(connection)
-        self.close_idle(IDLE_CONNECTIONS)
-
-    def close_idle(self, but: int = 0) -> None:
-        while len(self._idle) > but:
-            self._idle.popleft().discard()
+            self.wire.cut()
 
 
 class Response:
     """An answer's status and headers, and its body as it comes."""
 
     def __init__(
-        self, raw: http.client.HTTPResponse, connection: _Connection, pool: _KeepAliveHandler
+        self, raw: http.client.HTTPResponse, connection: _Connection, owner: "Transport"
     ) -> None:
         self.status = raw.status
         self.headers: List[Tuple[str, str]] = raw.getheaders()
+        self.location = raw.getheader("location")
         self._raw = raw
         self._connection = connection
-        self._pool: Optional[_KeepAliveHandler] = pool
-        self._left: Optional[int] = 0 if raw.chunked else raw.length
-        self._in_chunks = False
-        self._ended = raw.length == 0 and not raw.chunked
-        self._unpacker: Optional[_Unpacker] = None
-        self._unreadable = ""
-        encoding = (raw.getheader("content-encoding") or "").strip().lower()
-        if encoding in ("gzip", "x-gzip", "deflate"):
-            self._unpacker = _Unpacker()
-        elif encoding not in ("", "identity"):
-            self._unreadable = encoding[:20]
+        self._owner: Optional[Transport] = owner  # until the connection has been given back
+        self._blocks = _read_blocks(raw)
+        encoding = (raw.getheader("content-encoding") or "identity").strip().lower()
+        self._body = self._blocks if encoding == "identity" else _unpack(self._blocks, encoding)
 
     def read(self, limit: int) -> bytes:
         """Return the whole body; more than `limit` bytes are a ResponseError."""
         parts, size = [], 0
-        while True:
-            data = self.read1()
-            if not data:
-                return b"".join(parts)
+        for data in iter(self.read1, b""):
             parts.append(data)
             size += len(data)
             if size > limit:
@@ -356,6 +209,7 @@ class Response:
                 raise ResponseError(
                     f"the answer is over {limit} bytes; raise max_response_bytes if it may be"
                 )
+        return b"".join(parts)
 
     def read1(self) -> bytes:
         """Return what has come of the body, unpacked; waits for the first byte, b"" at its end.
@@ -365,119 +219,104 @@ class Response:
             APITimeoutError: nothing came in time.
         """
         try:
-            if self._unreadable:
-                raise ResponseError(
-                    f"the answer is packed as {self._unreadable!r}, which was not asked for"
-                )
-            return self.read_framed() if self._unpacker is None else self._read_unpacked()
+            data = next(self._body, b"")
         except BaseException as error:
             self.close()
-            if isinstance(error, SyntheticError) or not isinstance(
-                error, (OSError, http.client.HTTPException, zlib.error, ValueError)
-            ):
+            if isinstance(error, SyntheticError) or not isinstance(error, _FAULTS):
                 raise
-            raise _cut(f"the connection broke: {type(error).__name__}") from error
-
-    def read_framed(self) -> bytes:
-        """Return what has come of the body by Content-Length, chunks (RFC 9112, 7.1) or close."""
-        if self._ended:
-            return b""
-        source = self._raw.fp
-        if self._raw.chunked and not self._left:
-            self._left = self._read_chunk_size(source)
-            if not self._left:
-                return self._end()
-        if self._left is None:
-            return source.read1(_BLOCK) or self._end()
-        data = source.read1(min(self._left, _BLOCK))
+            raise _cut(f"the connection broke, {type(error).__name__}") from error
         if not data:
-            raise _cut("the body was cut short")
-        self._left -= len(data)
-        if not self._left and not self._raw.chunked:
-            self._end()
+            self._raw.close()
+            self.finish()
         return data
 
-    def _read_chunk_size(self, source: Any) -> int:
-        if self._in_chunks and source.read(2) != b"\r\n":
-            raise _cut("a chunk of the body does not end where it should")
-        self._in_chunks = True
-        line = source.readline(_BLOCK)
-        digits = line.partition(b";")[0].strip()
-        if not line.endswith(b"\n") or not re.fullmatch(b"[0-9A-Fa-f]{1,16}", digits):
-            raise _cut("the body was cut short or its framing is broken")
-        size = int(digits, 16)
-        while not size and line not in (b"\r\n", b"\n", b""):  # the trailer section
-            line = source.readline(_BLOCK)
-        return size
-
-    def _read_unpacked(self) -> bytes:
-        assert self._unpacker is not None
-        while True:
-            if not self._unpacker.has_more:
-                packed = self.read_framed()
-                if not packed:
-                    if self._unpacker.is_whole:
-                        return b""
-                    raise _cut("the packed body was cut short")
-                self._unpacker.packed = packed
-            data = self._unpacker.step()
-            if data:
-                return data
-
-    def _end(self) -> bytes:
-        self._ended = True
-        self.finish()
-        return b""
+    def drain(self) -> bool:
+        """Read what the framing still holds, say whether it came to its end."""
+        try:
+            for _ in self._blocks:
+                pass
+        except (SyntheticError, *_FAULTS):
+            return False
+        self._raw.close()
+        return True
 
     def finish(self) -> None:
-        """Give the connection back: nothing but the end of the body's framing is still to come."""
-        if self._ended:
-            self._raw.close()
-        pool, self._pool = self._pool, None
-        if pool is not None and self._raw.will_close:
+        """Give the connection back: nothing but the end of the framing is still to come."""
+        owner, self._owner = self._owner, None
+        if owner is not None and self._raw.will_close:
             self._connection.discard()
-        elif pool is not None:
-            pool.give_back(self._connection, None if self._ended else self)
+        elif owner is not None:
+            owner.give_back(self._connection, None if self._raw.isclosed() else self)
 
     def close(self) -> None:
         """End the exchange at once, also while another thread reads."""
-        if self._pool is not None:
-            self._pool = None
+        owner, self._owner = self._owner, None
+        if owner is not None:
             self._connection.discard()
 
 
-class _Unpacker:
-    """Inflates gzip, of several members too, and deflate with or without zlib's header."""
+def _read_blocks(raw: http.client.HTTPResponse) -> Iterator[bytes]:
+    """Yield a body as it comes, framed by chunks, Content-Length or close (RFC 9112, 6.3).
 
-    def __init__(self) -> None:
-        self._inflate: Any = None
-        self._full = False
-        self.packed = b""
+    Written out because http.client passes a short body off as whole, and before Python 3.13
+    reads on behind one that read1() has read to its end.
+    """
+    source, left = raw.fp, raw.length
+    if left is None and not raw.chunked:
+        yield from iter(lambda: source.read1(_BLOCK), b"")
+        return
+    while True:
+        if raw.chunked:
+            line = source.readline(_BLOCK)
+            digits = line.partition(b";")[0].strip()
+            if not line.endswith(b"\n") or not re.fullmatch(b"[0-9A-Fa-f]{1,16}", digits):
+                raise _cut("its framing broke off")
+            left = int(digits, 16)
+        ends = not left or not raw.chunked
+        while left:
+            data = source.read1(min(left, _BLOCK))
+            if not data:
+                raise _cut("the body ended early")
+            left -= len(data)
+            yield data
+        if not ends and source.read(2) != b"\r\n":
+            raise _cut("a chunk does not end where it should")
+        if ends:
+            while raw.chunked and source.readline(_BLOCK) not in (b"\r\n", b"\n", b""):
+                pass  # the trailer section
+            return
 
-    @property
-    def has_more(self) -> bool:
-        return bool(self.packed) or self._full
 
-    @property
-    def is_whole(self) -> bool:
-        return self._inflate is None or self._inflate.eof
+def _unpack(blocks: Iterator[bytes], encoding: str) -> Iterator[bytes]:
+    """Yield what gzip, of several members too, or deflate, with zlib's header or none, holds."""
+    if encoding not in ("gzip", "x-gzip", "deflate"):
+        raise ResponseError("the answer is packed in a way that was not asked for")
+    inflate: Any = None
+    for packed in blocks:
+        while packed:
+            if inflate is None:
+                bare = encoding == "deflate" and packed[0] & 0x0F != 8
+                inflate = zlib.decompressobj(-15 if bare else 47)
+            elif inflate.eof:
+                packed = packed.lstrip(b"\0")  # padding
+                inflate = zlib.decompressobj(47) if packed else inflate
+            data = inflate.decompress(packed, _UNPACKED_BLOCK)
+            while data:
+                yield data
+                data = inflate.decompress(inflate.unconsumed_tail, _UNPACKED_BLOCK)
+            packed = inflate.unused_data
+    if inflate is not None and not inflate.eof:
+        raise _cut("its compression broke off")
 
-    def step(self) -> bytes:
-        """Return what comes out of `packed`, as much as one step may give."""
-        if self.is_whole:
-            self.packed = self.packed.lstrip(b"\0")  # tar pads with zeros
-            if not self.packed:
-                return b""
-            bare = self.packed[0] != 0x1F and self.packed[0] & 0x0F != 8
-            self._inflate = zlib.decompressobj(-15 if bare else 47)
-        data: bytes = self._inflate.decompress(self.packed, _UNPACKED_BLOCK)
-        self._full = len(data) == _UNPACKED_BLOCK
-        self.packed = self._inflate.unconsumed_tail or self._inflate.unused_data
-        return data
+
+class _Proxy(NamedTuple):
+    host: str
+    headers: Dict[str, str]
+    secrets: Tuple[str, ...]
 
 
-class Transport:
-    """The way to one origin, and the pool of connections along it.
+class Transport(urllib.request.AbstractHTTPHandler):
+    """The way to one origin: an urllib handler, and the pool of its connections.
 
     Args:
         origin: "https://host:port", without a path.
@@ -486,26 +325,27 @@ class Transport:
         ssl_context: used as it is, in place of our own.
     """
 
-    def __init__(
-        self, origin: str, *, proxy: Optional[str] = None, ca_file: Optional[str] = None,
-        ssl_context: Optional[ssl.SSLContext] = None
-    ) -> None:
-        self.origin = origin
-        self._ca_file = ca_file
-        self._ssl_context = ssl_context
-        self._made_context: Optional[ssl.SSLContext] = None
-        self._proxy = _find_proxy(origin, proxy)
-        self._pool = _KeepAliveHandler(self._proxy, self._context)
-        self._opener = urllib.request.OpenerDirector()
-        self._opener.add_handler(self._pool)
+    http_request = https_request = urllib.request.AbstractHTTPHandler.do_request_
 
-    def close(self) -> None:
-        """Close the idle connections."""
-        self._pool.close_idle()
+    def __init__(
+        self, origin: str, proxy: Optional[str], ca_file: Optional[str],
+        ssl_context: Optional[ssl.SSLContext]
+    ) -> None:
+        super().__init__()
+        self._origin = origin
+        self._ca_file = ca_file
+        self._own_context = ssl_context
+        self._context: Optional[ssl.SSLContext] = None
+        self._proxy = _find_proxy(origin, proxy)
+        self.secrets = self._proxy.secrets if self._proxy else ()
+        self._idle: Deque[_Connection] = deque()  # its ends are atomic: no lock to fork with
+        self._process = os.getpid()
+        self._opener = urllib.request.OpenerDirector()
+        self._opener.add_handler(self)
 
     def send(
         self, method: str, url: str, headers: Mapping[str, str], body: Optional[bytes],
-        clock: Clock, attempt: int = 1
+        clock: Clock, attempt: int
     ) -> Response:
         """Return the answer to one request; redirects within the origin are followed.
 
@@ -513,85 +353,139 @@ class Transport:
             APIConnectionError: no answer could be had.
             ResponseError: what answered does not speak HTTP.
         """
-        for _ in range(REDIRECTS):
-            response = self._open(method, url, headers, body, clock, attempt)
-            target = dict(response.headers).get("Location")
-            if response.status not in (307, 308) or not target:
-                return response
-            target = urllib.parse.urljoin(url, target)
-            if not target.startswith(self.origin + "/"):
-                return response
-            url = target
+        for redirects in range(REDIRECTS + 1):
+            request: Any = urllib.request.Request(url, body, dict(headers), method=method)
+            request.clock, request.connection = clock, None
+            response = self._open(request, attempt)
+            target = urllib.parse.urljoin(url, response.location) if response.location else ""
+            follow = response.status in (307, 308) and target.startswith(self._origin + "/")
+            if not follow or redirects == REDIRECTS:
+                break
             response.close()
-        return self._open(method, url, headers, body, clock, attempt)
+            url = target
+        return response
 
-    def _open(
-        self, method: str, url: str, headers: Mapping[str, str], body: Optional[bytes],
-        clock: Clock, attempt: int
-    ) -> Response:
-        request: Any = urllib.request.Request(url, body, dict(headers), method=method)
-        request.clock, request.connection = clock, None
+    def close_idle(self, but: int = 0) -> None:
+        """Close idle connections, the oldest first, `but` so many."""
+        while len(self._idle) > but:
+            self._idle.popleft().discard()
+
+    def give_back(self, connection: _Connection, unfinished: Optional[Response]) -> None:
+        """Keep a connection whose answer has been read, or has but its framing left."""
+        connection.unfinished = unfinished
+        connection.idle_since = time.monotonic()
+        self._idle.append(connection)
+        self.close_idle(IDLE_CONNECTIONS)
+
+    def _open(self, request: Any, attempt: int) -> Response:
         begun, outcome = time.monotonic(), "stopped"
         try:
             response: Response = self._opener.open(request)
             outcome = str(response.status)
             return response
-        except (SyntheticError, OSError, http.client.HTTPException) as error:
-            found = self._translate(error, request)
+        except SyntheticError as error:
+            outcome = type(error).__name__
+            raise
+        except (OSError, http.client.HTTPException) as error:
+            found = self._translate(error, request.connection)
             outcome = type(found).__name__
-            if found is error:
-                raise
             raise found from error
         finally:
-            seconds = time.monotonic() - begun
-            log.debug("%s %s: %s in %.3f s, attempt %d", method, url.partition("?")[0], outcome,
-                      seconds, attempt)
+            log.debug("%s %s: %s in %.3f s, attempt %d", request.get_method(),
+                      request.full_url.partition("?")[0], outcome, time.monotonic() - begun,
+                      attempt)
 
-    def _translate(self, error: BaseException, request: Any) -> SyntheticError:
-        if isinstance(error, SyntheticError):
-            return error
-        connection = request.connection
-        heard = connection is not None and connection.wire is not None and connection.wire.heard
-        place = self.origin + (f" through the proxy {self._proxy[0]}" if self._proxy else "")
-        if isinstance(error, http.client.HTTPException) and not isinstance(error, OSError):
+    def http_open(self, request: Any) -> Response:
+        """Answer urllib's opener: over an idle connection, or a new one."""
+        headers = {**request.unredirected_hdrs, **request.headers}
+        tunnel = request.type == "https"
+        if self._proxy is not None:
+            request.set_proxy(self._proxy.host, request.type)
+            if not tunnel:
+                headers.update(self._proxy.headers)
+        for connection in self._take_idle():
+            try:
+                return self._exchange(connection, request, headers)
+            except APITimeoutError:
+                raise
+            except (OSError, http.client.HTTPException):  # closed while it was idle, or just now
+                if connection.wire is None or connection.wire.heard:
+                    raise
+        if tunnel and self._context is None:
+            self._context = self._own_context or _make_context(self._ca_file)
+        connection = _Connection(request.host, self._context if tunnel else None, request.clock)
+        if tunnel and self._proxy is not None:
+            connection.set_tunnel(request._tunnel_host, headers=self._proxy.headers)
+        return self._exchange(connection, request, headers)
+
+    https_open = http_open
+
+    def _exchange(
+        self, connection: _Connection, request: Any, headers: Dict[str, str]
+    ) -> Response:
+        connection.clock, request.connection = request.clock, connection
+        if connection.wire is not None:
+            connection.wire.clock, connection.wire.heard = request.clock, False
+        try:
+            try:
+                connection.request(request.get_method(), request.selector, request.data, headers)
+            except (BrokenPipeError, ConnectionResetError):
+                if connection.sock is None:
+                    raise
+                # refused in mid-body: the reason may be there to be read
+            return Response(connection.getresponse(), connection, self)
+        except BaseException:
+            connection.discard()
+            raise
+
+    def _take_idle(self) -> Iterator[_Connection]:
+        """Yield an idle connection that is alive, where there is one."""
+        if self._process != os.getpid():  # the parent's sockets are the parent's
+            self._idle, self._process = deque(), os.getpid()
+        while self._idle:
+            try:
+                connection = self._idle.pop()
+            except IndexError:  # another thread was faster
+                return
+            if connection.is_reusable():
+                yield connection
+                return
+            connection.discard()
+
+    def _translate(
+        self, error: Exception, connection: Optional[_Connection]
+    ) -> SyntheticError:
+        place = self._origin + (f" through the proxy {self._proxy.host}" if self._proxy else "")
+        if not isinstance(error, OSError):
             return ResponseError(f"what answered at {place} does not speak HTTP; check base_url")
-        tunnel = re.match(r"Tunnel connection failed: (\d+)", str(error))
-        if tunnel:
-            status = tunnel.group(1)
+        refused = re.match(r"Tunnel connection failed: (\d+)", str(error))
+        if refused:
             return APIConnectionError(
-                f"the proxy {self._proxy and self._proxy[0]} refused to connect to {self.origin}: "
-                f"HTTP {status}; check its user, password and rules (proxy=, https_proxy)",
-                retryable=status not in ("401", "403", "407")
+                f"no way to {place}: the proxy answered HTTP {refused.group(1)}; check its user, "
+                "password and rules (proxy=, https_proxy)",
+                retryable=refused.group(1) not in ("401", "403", "407")
             )
         if isinstance(error, ssl.SSLCertVerificationError):
             return APIConnectionError(self._describe_distrust(error))
+        heard = connection is not None and connection.wire is not None and connection.wire.heard
         return APIConnectionError(f"no answer from {place}: {_describe(error)}", retryable=not heard)
 
     def _describe_distrust(self, error: ssl.SSLCertVerificationError) -> str:
         """Say which trust store was used, and how to add to it."""
         store = os.environ.get("SSL_CERT_FILE") or ssl.get_default_verify_paths().cafile
-        trusted = f"the system's certificates ({store or 'none found'})"
-        if self._ssl_context is not None:
+        trusted = f"the system's certificates ({store})"
+        if self._own_context is not None:
             trusted = "your ssl_context"
         elif self._ca_file:
             trusted += f" and {self._ca_file}"
-        strict = sys.version_info >= (3, 13) and (
-            "; this Python also checks strictly (ssl.VERIFY_X509_STRICT), your own ssl_context "
-            "may leave that out"
-        )
-        return (f"the certificate of {self.origin} is not trusted: {error.verify_message}; checked "
-                f"against {trusted}; add yours with ca_file= or SSL_CERT_FILE{strict or ''}")
-
-    def _context(self, scheme: str) -> Optional[ssl.SSLContext]:
-        if scheme != "https":
-            return None
-        if self._made_context is None:
-            self._made_context = self._ssl_context or _make_context(self._ca_file)
-        return self._made_context
+        strict = "; Python 3.13 and newer check strictly (ssl.VERIFY_X509_STRICT)"
+        return (f"the certificate of {self._origin} is not trusted: {error.verify_message}; "
+                f"checked against {trusted}; add yours with ca_file= or SSL_CERT_FILE"
+                + (strict if sys.version_info >= (3, 13) else ""))
 
 
 def environment() -> Tuple[Any, ...]:
-    """Return what of the environment decides the way to a host, to be compared."""
+    """Return what in the environment decides the way to a host, to be compared."""
     names = ("SSL_CERT_FILE", "SSL_CERT_DIR", "no_proxy", "NO_PROXY")
     proxies = sorted(urllib.request.getproxies().items())
     return (*proxies, *(os.environ.get(name) for name in names))
@@ -611,13 +505,10 @@ def _make_context(ca_file: Optional[str]) -> ssl.SSLContext:
     return context
 
 
-def _find_proxy(origin: str, given: Optional[str]) -> Optional[Tuple[str, Dict[str, str]]]:
-    """Return the proxy's host:port and the headers that it wants, None for a direct way."""
-    scheme, _, authority = origin.partition("://")
-    if given is None:
-        host = urllib.parse.urlsplit(origin).hostname
-        if is_loopback(host or "") or urllib.request.proxy_bypass(authority):
-            return None
+def _find_proxy(origin: str, given: Optional[str]) -> Optional[_Proxy]:
+    """Return the proxy on the way to `origin`, None for a direct way."""
+    scheme, _, host = origin.partition("://")
+    if given is None and not urllib.request.proxy_bypass(host):
         given = urllib.request.getproxies().get(scheme)
     if not given:
         return None
@@ -627,32 +518,23 @@ def _find_proxy(origin: str, given: Optional[str]) -> Optional[Tuple[str, Dict[s
             "the proxy should be like http://user:password@host:port; SOCKS is not supported "
             "(proxy= or the environment's http_proxy, https_proxy)"
         )
-    if match.group(2) is None:
-        return match.group(3), {}
-    userinfo = urllib.parse.unquote_to_bytes(match.group(2))
-    return match.group(3), {
-        "Proxy-Authorization": "Basic " + base64.b64encode(userinfo).decode("ascii")
-    }
-
-
-def is_loopback(host: str) -> bool:
-    """Say whether a host is this machine: localhost, 127.0.0.0/8 or ::1."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+    _, userinfo, name, port = match.groups()
+    host = name + (port or ":80")
+    if userinfo is None:
+        return _Proxy(host, {}, ())
+    plain = urllib.parse.unquote(userinfo)
+    token = base64.b64encode(plain.encode("utf-8")).decode("ascii")
+    secrets = (token, userinfo, plain, userinfo.partition(":")[2], plain.partition(":")[2])
+    return _Proxy(host, {"Proxy-Authorization": f"Basic {token}"}, secrets)
 
 
 def _cut(reason: str) -> StreamInterruptedError:
     return StreamInterruptedError(f"the answer is not whole: {reason}; ask again")
 
 
-def _describe(error: BaseException) -> str:
+def _describe(error: Exception) -> str:
     if isinstance(error, socket.gaierror):
         return "its name cannot be looked up; check base_url, and whether a proxy is needed"
     if isinstance(error, ConnectionRefusedError):
         return "nothing listens there; check base_url's host and port"
-    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return " ".join(str(text).split())
+    return " ".join(str(getattr(error, "strerror", None) or error or type(error).__name__).split())

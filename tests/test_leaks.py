@@ -152,7 +152,8 @@ class Echoes(Leaks):
             with self.subTest(code=code):
                 self.check(answer(200, body))
                 self.check(answer(200, completion(**body)))
-                self.check([[chunk("a"), body]] * 3)
+                with Server([[chunk("a"), body]]) as server, self.failing():
+                    list(server.client(api_key=KEY).stream_chat("hi"))
 
     def test_streams(self):
         """A key in an event that ends a stream is masked."""

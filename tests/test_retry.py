@@ -8,7 +8,7 @@ from datetime import datetime, timedelta, timezone
 from unittest import mock
 
 from . import synthetic_client as sc
-from .server import Server, answer, chunks
+from .server import Server, answer, chunks, stall
 
 retry = sc.retry
 SOON = {"retry-after-ms": "1"}
@@ -275,6 +275,13 @@ class Connections(unittest.TestCase):
             server.client(max_retries=2).chat("hi")
         self.assertEqual(caught.exception.attempts, 3)
         self.assertIsInstance(caught.exception.__cause__, ConnectionRefusedError)
+
+    def test_never_connected(self):
+        """A connection that was not made in time is tried again."""
+        with Server(connect=stall, tls="localhost") as server:
+            with self.assertRaises(sc.APITimeoutError) as caught:
+                server.client(max_retries=1, connect_timeout=0.1).chat("hi")
+            self.assertEqual((caught.exception.attempts, server.connections), (2, 2))
 
     def one_request(self, handler, **options):
         """Check that a call answered so raises after one request, and return the error."""

@@ -498,6 +498,18 @@ class Objects(unittest.TestCase):
         self.assertNotEqual(sc.ChatCompletion.from_dict(TOOLS),
                             sc.ChatCompletion.from_dict(other))
 
+    def test_made_by_hand(self):
+        """Objects can be made by hand, field by field, and equal those from the wire."""
+        call = sc.ToolCall("a", "function", sc.FunctionCall("f", "{}"))
+        message = sc.Message("assistant", "hi", tool_calls=[call])
+        body = {"role": "assistant", "content": "hi", "tool_calls": [
+            {"id": "a", "type": "function", "function": {"name": "f", "arguments": "{}"}}]}
+        self.assertEqual(message.to_dict(), body)
+        self.assertEqual(message, sc.Message.from_dict(body))
+        self.assertEqual(pickle.loads(pickle.dumps(message)), message)
+        self.assertEqual(sc.ChatCompletion().to_dict(), {})
+        self.assertEqual(sc.ChatCompletion().text, "")
+
     def test_repr(self):
         """repr names the class and shows the fields' present values."""
         message = sc.Message.from_dict({"role": "assistant", "content": "hello"})

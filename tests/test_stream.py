@@ -407,6 +407,23 @@ class GoodEnds(StreamCase):
             self.assertEqual("".join(stream.texts()), "ab")
             self.assertEqual(stream.completion().choices[0].finish_reason, "stop")
 
+    def test_all_choices_asked_for(self):
+        """Without [DONE] all n choices must have come and finished."""
+        items = [chunk("a", "stop"), chunk("b", "stop", index=1)]
+        whole = self.stream(lambda conn: conn.send_sse(items, done=False), {"n": 2}).completion()
+        self.assertEqual([c.message.content for c in whole.choices], ["a", "b"])
+        stream = self.stream(lambda conn: conn.send_sse(items[:1], done=False), {"n": 2})
+        with self.assertRaises(sc.StreamInterruptedError):
+            stream.completion()
+
+    def test_what_follows_done(self):
+        """Events after [DONE] reach neither the caller nor the next call."""
+        answers = [lambda conn: conn.send_sse(chunks("a") + ["[DONE]", chunk("b")]),
+                   completion("next")]
+        client = self.serve(answers).client()
+        self.assertEqual(client.stream_chat("hi").completion().text, "a")
+        self.assertEqual(client.chat("hi").text, "next")
+
     def test_events_without_data(self):
         """Comments, names, retry, ids and empty data reach nobody and break nothing."""
         noise = [b": ping\n\n", b":\n\n", b"event: ping\n\n", b"retry: 1000\n\n", b"id: 3\n\n",

@@ -21,6 +21,7 @@ openai and litellm. A run without options writes tests/benchmarks/RESULTS.md.
 """
 import argparse
 import datetime
+import functools
 import importlib.util
 import json
 import os
@@ -48,7 +49,7 @@ FIGURES = (
 COLUMNS = ("figure", "ours", "floor", "ours/floor", "openai/ours", "litellm/ours")
 WIDTHS = (8, 9, 9, 15, 15, 15)
 UNITS = {"s": ((1, "s"), (1e-3, "ms"), (1e-6, "us")), "B": ((1e6, "MB"), (1e3, "kB"), (1, "B"))}
-LEAST = 0.2             # seconds that a subject measures in one round
+LEAST = 0.3             # seconds for which a subject repeats a measurement in one round
 RESULTS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "RESULTS.md")
 
 
@@ -63,7 +64,7 @@ class Process:
     def answer(self):
         line = self.popen.stdout.readline()
         if not line:
-            raise SystemExit("%s ended before it answered" % " ".join(self.popen.args[2:]))
+            raise SystemExit(f"{' '.join(self.popen.args[2:])} ended before it answered")
         return json.loads(line)
 
     def ask(self, *words):
@@ -83,7 +84,8 @@ def measure(figure, workers, models, url, rounds):
     for _ in range(warm_up + rounds):
         for name, seen in values.items():
             if figure.name in fresh.RUNS:
-                seen.append(fresh.run(figure.name, name, url, models[name]))
+                run = functools.partial(fresh.run, figure.name, name, url, models[name])
+                seen.append(subjects.median(run, LEAST))
             else:
                 seen.append(workers[name].ask(figure.name, LEAST))
     return {name: statistics.median(seen[warm_up:]) for name, seen in values.items()}
@@ -92,11 +94,11 @@ def measure(figure, workers, models, url, rounds):
 def amount(value, unit):
     """Write seconds or bytes with three digits."""
     scale, name = next((step for step in UNITS[unit] if value >= step[0]), UNITS[unit][-1])
-    return digits(value / scale) + " " + name
+    return f"{digits(value / scale)} {name}"
 
 
 def digits(value):
-    return "%.*f" % (2 if value < 10 else 1 if value < 100 else 0, value)
+    return f"{value:.{2 if value < 10 else 1 if value < 100 else 0}f}"
 
 
 def row(figure, medians):
@@ -108,13 +110,13 @@ def row(figure, medians):
         ratio = medians[peer] / ours if peer in medians else None
         checks.append((ratio, ">=", getattr(figure, peer)))
     if figure.limit is not None:
-        cells[1] += " (<= %g)" % figure.limit
+        cells[1] += f" (<= {figure.limit:g})"
     kept = figure.limit is None or ours <= figure.limit
     for ratio, sign, bound in checks:
         text = "" if ratio is None else digits(ratio)
         if ratio is not None and bound is not None:
             good = ratio <= bound if sign == "<=" else ratio >= bound
-            text += " (%s %g)%s" % (sign, bound, "" if good else "!")
+            text += f" ({sign} {bound:g}){'' if good else '!'}"
             kept = kept and good
         cells.append(text)
     return cells, kept
@@ -132,26 +134,34 @@ def processor():
 
 def report(rows, started, load):
     """Return the text of RESULTS.md."""
-    versions = ["%s %s (`%s`)" % (name, version, model)
-                for name, (version, model) in started.items() if version]
-    facts = [datetime.date.today().isoformat(),
-             "%s, %d cores, %s, load %.1f before" % (
-                 processor(), os.cpu_count(), platform.system(), load),
-             "%s %s" % (platform.python_implementation(), platform.python_version())] + versions
-    lines = ["# Benchmarks", "", *("- " + fact for fact in facts), ""]
-    lines += ["| %s |" % " | ".join(COLUMNS + ("met",)), "|---" * (len(COLUMNS) + 1) + "|"]
-    lines += ["| %s |" % " | ".join(cells + ["yes" if kept else "no"]) for cells, kept in rows]
-    return "\n".join(lines + ["", __doc__])
+    table = [[*COLUMNS, "met"], ["---"] * (len(COLUMNS) + 1)]
+    table += [[*cells, "yes" if kept else "no"] for cells, kept in rows]
+    return "\n".join([
+        "# Benchmarks", "",
+        f"- {datetime.date.today()}, load {load:.1f} before",
+        f"- {processor()}, {os.cpu_count()} cores, {platform.system()}",
+        f"- {platform.python_implementation()} {platform.python_version()}",
+        *(f"- {name} {version}, asked for `{model}`"
+          for name, (version, model) in started.items() if version), "",
+        *(f"| {' | '.join(line)} |" for line in table), "", __doc__])
 
 
-def main():
+def parse_arguments():
     parser = argparse.ArgumentParser(
         prog="python3 -m tests.benchmarks", description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter)
-    names = [figure.name for figure in FIGURES]
-    parser.add_argument("--quick", action="store_true", help="one round of each figure, for a look")
-    parser.add_argument("--only", choices=names, help="measure this figure alone")
-    options = parser.parse_args()
+    parser.add_argument("--quick", action="store_true", help="one round each, for a look")
+    parser.add_argument("--only", choices=[figure.name for figure in FIGURES], metavar="NAME",
+                        help="measure this figure alone")
+    return parser.parse_args()
+
+
+def show(cells):
+    print("".join(text.ljust(width) for text, width in zip(cells, WIDTHS)).rstrip(), flush=True)
+
+
+def main():
+    options = parse_arguments()
     os.environ.update(no_proxy="*", LITELLM_LOCAL_MODEL_COST_MAP="True")
     load = os.getloadavg()[0]
     server = Process("tests.benchmarks.server")
@@ -162,14 +172,13 @@ def main():
     started = {name: worker.answer() for name, worker in workers.items()}
     models = {name: model for name, (_, model) in started.items()}
     rows = []
-    print("".join(text.ljust(width) for text, width in zip(COLUMNS, WIDTHS)))
+    show(COLUMNS)
     for figure in FIGURES:
         if options.only in (None, figure.name):
             rounds = 1 if options.quick else figure.rounds
-            url = subjects.url(port, "call")
-            rows.append(row(figure, measure(figure, workers, models, url, rounds)))
-            line = "".join(text.ljust(width) for text, width in zip(rows[-1][0], WIDTHS))
-            print(line.rstrip(), flush=True)
+            medians = measure(figure, workers, models, subjects.url(port, "call"), rounds)
+            rows.append(row(figure, medians))
+            show(rows[-1][0])
     for process in [*workers.values(), server]:
         process.close()
     if not options.quick and not options.only:

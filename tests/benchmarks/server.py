@@ -25,7 +25,7 @@ USAGE = {"prompt_tokens": 57, "total_tokens": 263, "completion_tokens": 206,
 
 def piece(index):
     """Return the text of one chunk; most differ, as they do in life."""
-    return " word%d" % (index % 1000)
+    return f" word{index % 1000}"
 
 
 def dump(choices, **fields):

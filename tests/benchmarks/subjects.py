@@ -2,10 +2,11 @@
 """The subjects, and the figures measured inside one process.
 
 Each subject lives in a worker of its own (`python -m tests.benchmarks.subjects NAME PORT`), which
-reads lines such as `stream 0.2` from stdin: repeat that figure for 0.2 seconds and answer with
+reads lines such as `stream 0.3` from stdin: repeat that figure for 0.3 seconds and answer with
 the median of one unit, in seconds (bytes for `growth`). Every subject does the same work and
 counts the characters of text, so one that loses a chunk is found out.
 """
+import functools
 import gc
 import http.client
 import json
@@ -27,7 +28,7 @@ EARLY, LATE = 2000, 50000       # the chunks between which memory is compared
 
 def url(port, answer):
     """Return the base URL under which the server gives `answer`."""
-    return "http://127.0.0.1:%s/%s/v1" % (port, answer)
+    return f"http://127.0.0.1:{port}/{answer}/v1"
 
 
 class Floor:
@@ -45,7 +46,7 @@ class Floor:
         except IndexError:
             connection = http.client.HTTPConnection("127.0.0.1", self.port)
         body = json.dumps(dict({"model": MODEL, "messages": MESSAGES}, **fields)).encode()
-        connection.request("POST", "/%s/v1/chat/completions" % answer, body, self.headers)
+        connection.request("POST", f"/{answer}/v1/chat/completions", body, self.headers)
         return connection, connection.getresponse()
 
     def call(self):
@@ -192,6 +193,14 @@ RUNS = {
 }
 
 
+def median(run, least):
+    """Repeat `run` for at least `least` seconds; return the median of what it returned."""
+    samples, end = [], perf_counter() + least
+    while not samples or perf_counter() < end:
+        samples.append(run())
+    return statistics.median(samples)
+
+
 def main(name, port):
     """Answer the lines of stdin; what a library prints goes to stderr."""
     reply = os.fdopen(os.dup(1), "w")
@@ -200,10 +209,8 @@ def main(name, port):
     print(json.dumps([subject.version, subject.model]), file=reply, flush=True)
     for line in sys.stdin:
         figure, least = line.split()
-        samples, end = [], perf_counter() + float(least)
-        while not samples or perf_counter() < end:
-            samples.append(RUNS[figure](subject))
-        print(statistics.median(samples), file=reply, flush=True)
+        value = median(functools.partial(RUNS[figure], subject), float(least))
+        print(value, file=reply, flush=True)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: MIT
+# pyright: strict, reportUnnecessaryTypeIgnoreComment=true
 """A program that uses the whole of the typed API, for mypy --strict and pyright's strict mode.
 
 It is checked, not run: .ci/run wants no error from it. The lines marked `type: ignore` are

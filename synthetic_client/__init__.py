@@ -10,7 +10,7 @@
 
 from typing import TYPE_CHECKING, Any, Optional, Union, overload
 
-from .client import Messages, SyntheticClient, documented
+from .client import Messages, SyntheticClient, _documented
 from .errors import (
     APIConnectionError, APIStatusError, APITimeoutError, AuthenticationError, BadRequestError,
     ConfigurationError, ConflictError, ContextWindowExceededError, InternalServerError,
@@ -62,7 +62,7 @@ def completion(
 ) -> Union[ChatCompletion, ChatStream]: ...
 
 
-@documented
+@_documented
 def completion(
     model: str, messages: Messages, *, stream: Optional[bool] = False,
     api_key: Optional[str] = None, base_url: Optional[str] = None, **params: Any

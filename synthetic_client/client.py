@@ -9,12 +9,11 @@ connections; unpickled ones share pools by what decides the way to the host.
 """
 
 import json
-import logging
 import os
 import re
 import sys
 import time
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timezone
 from typing import (
     TYPE_CHECKING, Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple,
     TypeVar, Union
@@ -51,6 +50,7 @@ _SECRET_HEADERS = ("authorization", "x-api-key", "api-key", "proxy-authorization
 
 Messages = Union[str, Sequence[Union[Mapping[str, Any], Message]]]
 _F = TypeVar("_F", bound=Callable[..., Any])
+_R = TypeVar("_R")
 _pools: Dict[Tuple[Any, ...], "Transport"] = {}
 
 
@@ -58,7 +58,7 @@ def _type_name(kind: type) -> str:
     return {"Mapping": "dict", "Sequence": "list"}.get(kind.__name__, kind.__name__)
 
 
-def documented(function: _F) -> _F:
+def _documented(function: _F) -> _F:
     """Put the parameters' descriptions into a docstring, where {parameters} stands."""
     if function.__doc__:  # none under -OO
         lines = []
@@ -93,6 +93,8 @@ class SyntheticClient:
         ConfigurationError: a value is wrong; the message says which, and what to do.
         TypeError: a value is of the wrong type.
     """
+
+    _way: "Optional[Transport]" = None
 
     def __init__(
         self,
@@ -138,13 +140,13 @@ class SyntheticClient:
         if ssl_context is not None and not hasattr(ssl_context, "wrap_socket"):
             raise TypeError("ssl_context should be an ssl.SSLContext")
         if _text("ca_file", ca_file) and not os.path.isfile(str(ca_file)):
-            raise ConfigurationError(f"ca_file {ca_file!r} is not a file; give a PEM bundle's path")
+            raise ConfigurationError(f"ca_file {ca_file!r} is no file; give a PEM bundle's path")
         if ca_file is not None and ssl_context is not None:
             raise ConfigurationError("give ca_file or ssl_context, not both")
         if proxy:
             self._transport()  # says now what is wrong with it
 
-    @documented
+    @_documented
     def chat(
         self, messages: Messages, *, model: Optional[str] = None, **params: "Unpack[ChatParams]"
     ) -> ChatCompletion:
@@ -168,7 +170,7 @@ class SyntheticClient:
         payload = self._payload(messages, model, params)
         return self._ask("POST", "chat/completions", payload, params, self._read_completion)
 
-    @documented
+    @_documented
     def stream_chat(
         self, messages: Messages, *, model: Optional[str] = None, **params: "Unpack[ChatParams]"
     ) -> ChatStream:
@@ -215,7 +217,9 @@ class SyntheticClient:
     def close(self) -> None:
         """Close the idle connections; later calls raise RuntimeError."""
         self._closed = True
-        if "_way" in self.__dict__:
+        if self._way is not None:
+            if not self._shared:
+                self._way.most_idle = 0  # for streams that are still being read
             self._way.close_idle()
 
     def __enter__(self) -> "SyntheticClient":
@@ -243,7 +247,7 @@ class SyntheticClient:
 
     def _transport(self) -> "Transport":
         """Return this client's way to its host; made by the first call."""
-        way: "Optional[Transport]" = self.__dict__.get("_way")
+        way = self._way
         if way is None:
             from . import transport
 
@@ -281,8 +285,8 @@ class SyntheticClient:
 
     def _ask(
         self, method: str, path: str, payload: Any, options: Mapping[str, Any],
-        read: "Callable[[Response, Meta, _Call], Any]"
-    ) -> Any:
+        read: "Callable[[Response, Meta, _Call], _R]"
+    ) -> _R:
         """Make the call, and return what `read` makes of the answer."""
         call = self._prepare(method, path, payload, options)
         attempts = 0
@@ -345,9 +349,8 @@ class SyntheticClient:
             wait = retry.wait_before_retry(error, attempt, call.max_retries)
             if wait is None or wait >= call.clock.left():
                 raise error
-            logging.getLogger("synthetic_client").info(
-                "retry %d of %d in %.2f s: %s", attempt, call.max_retries, wait,
-                type(error).__name__)
+            self._transport().log.info("retry %d of %d in %.2f s: %s", attempt, call.max_retries,
+                                       wait, type(error).__name__)
             time.sleep(wait)
 
     def _url(self, path: str) -> str:
@@ -458,7 +461,8 @@ def _read_refusal(response: "Response", attempts: int) -> APIStatusError:
         name, left = spent
         hint = f"Your {name} is used up"
         if left is not None:
-            hint += f"; it renews in {timedelta(seconds=int(left) + 1)} (h:mm:ss)"
+            hours, minutes = divmod(int(left) // 60 + 1, 60)
+            hint += f"; it renews in {hours} h {minutes} min"
             wait = left if wait is None or left > retry.LONGEST_WAIT else wait
     elif 300 <= response.status < 400 and target:
         place = re.sub("//[^/]*@", "//", target).partition("?")[0]
@@ -547,6 +551,7 @@ _to_json = json.JSONEncoder(
 
 
 def encode(payload: Any) -> bytes:
+    """Return the request's body as compact JSON; what cannot be is refused by its name."""
     try:
         text = _to_json(payload)
     except (TypeError, ValueError, RecursionError):

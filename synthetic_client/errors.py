@@ -2,7 +2,7 @@
 """Everything that can go wrong, and what each error carries.
 
 SyntheticError
-├── ConfigurationError (also ValueError)      nothing was sent: a setting or an argument is wrong
+├── ConfigurationError (also ValueError)      nothing was sent: a setting or argument is wrong
 ├── APIConnectionError                        DNS, refused, reset, TLS, proxy
 │   ├── APITimeoutError (also TimeoutError)   .phase is "connect", "silence" or "deadline"
 │   └── StreamInterruptedError                the body ended or broke before it was whole
@@ -69,7 +69,6 @@ class ResponseError(SyntheticError):
 class APIStatusError(SyntheticError):
     """The server refused; `message` is its own text, `body` all of what it said."""
 
-    hint = "See the server's text"
     status_code: int = 0
     body: Any = None
     message: str = ""
@@ -78,80 +77,64 @@ class APIStatusError(SyntheticError):
     param: Optional[str] = None
     headers: Mapping[str, str] = {}
     request_id: Optional[str] = None
-    quotas: Any = None
+    quotas: Any = None  # a schema.Quotas
     retry_after: Optional[float] = None  # seconds
 
 
 class BadRequestError(APIStatusError):
     """400: the request itself is wrong."""
 
-    hint = "Correct the request"
-
 
 class ContextWindowExceededError(BadRequestError):
     """400: the messages are longer than the model's context."""
-
-    hint = "Shorten the messages or choose a model with a longer context"
 
 
 class AuthenticationError(APIStatusError):
     """401: the key is missing or wrong."""
 
-    hint = "Check SYNTHETIC_API_KEY or api_key="
-
 
 class PaymentRequiredError(APIStatusError):
     """402: no credit is left and no subscription covers the call."""
-
-    hint = "Add credit or a subscription at https://synthetic.new/billing"
 
 
 class PermissionDeniedError(APIStatusError):
     """403: the key may not do this, or a gateway forbids it."""
 
-    hint = "Check what the key may do, and whether a gateway stands between"
-
 
 class NotFoundError(APIStatusError):
     """404: no such model or path; pinned models are retired in time."""
-
-    hint = "Check the model's id (GET /models lists them) and base_url"
 
 
 class ConflictError(APIStatusError):
     """409: another request is in the way."""
 
-    hint = "Try again"
-
 
 class UnprocessableEntityError(APIStatusError):
     """422: the request is well-formed and still not accepted."""
-
-    hint = "Correct the request"
 
 
 class RateLimitError(APIStatusError):
     """429: too many requests, or a quota is used up."""
 
-    hint = "Send fewer at a time, or try again later"
-
 
 class InternalServerError(APIStatusError):
     """5xx: the service or something before it failed."""
 
-    hint = "Try again later"
 
-
-_BY_STATUS: Dict[int, Type[APIStatusError]] = {
-    400: BadRequestError,
-    401: AuthenticationError,
-    402: PaymentRequiredError,
-    403: PermissionDeniedError,
-    404: NotFoundError,
-    409: ConflictError,
-    422: UnprocessableEntityError,
-    429: RateLimitError,
+_CORRECT, _LATER = "Correct the request", "Try again later"
+_BY_STATUS: Dict[int, Tuple[Type[APIStatusError], str]] = {  # and what to do
+    400: (BadRequestError, _CORRECT),
+    401: (AuthenticationError, "Check SYNTHETIC_API_KEY or api_key="),
+    402: (PaymentRequiredError, "Add credit or a subscription: https://synthetic.new/billing"),
+    403: (PermissionDeniedError, "Check what the key may do, and any gateway on the way"),
+    404: (NotFoundError, "Check base_url and the model's id; GET /models lists them"),
+    407: (APIStatusError, "Check the proxy's user and password (proxy=, http_proxy)"),
+    409: (ConflictError, _LATER),
+    422: (UnprocessableEntityError, _CORRECT),
+    429: (RateLimitError, "Send fewer at a time, or try again later"),
 }
+_OVERFLOW = (
+    ContextWindowExceededError, "Shorten the messages or choose a model with a longer context")
 
 
 def scrub(error: BaseException, secrets: Sequence[str]) -> None:
@@ -159,23 +142,26 @@ def scrub(error: BaseException, secrets: Sequence[str]) -> None:
     found: Optional[BaseException] = error
     while found is not None:
         try:
-            found.args = _masked(found.args, secrets)
-            vars(found).update(_masked(vars(found), secrets))
+            found.args = masked(found.args, secrets)
+            vars(found).update(masked(vars(found), secrets))
         except RecursionError:  # a body nested too deep to look through
             vars(found).update(body=None)
         found = found.__cause__ or found.__context__
 
 
-def _masked(value: Any, secrets: Sequence[str]) -> Any:
+def masked(value: Any, secrets: Sequence[str]) -> Any:
+    """Return `value` without the secrets, at any depth of lists and dicts."""
     if isinstance(value, str):
         for secret in secrets:
             value = value.replace(secret, "***")
-        return re.sub("://[^/@\\s]*@", "://", value)
+        return re.sub(r"//[^/@\s]*@", "//", value)
     if isinstance(value, dict):
-        pairs = [(_masked(key, secrets), _masked(item, secrets)) for key, item in value.items()]
+        pairs = [(masked(key, secrets), masked(item, secrets)) for key, item in value.items()]
         return type(value)(pairs)
     if type(value) in (list, tuple):
-        return type(value)(_masked(item, secrets) for item in value)
+        return type(value)(masked(item, secrets) for item in value)
+    if hasattr(value, "from_dict"):  # the quotas, from a header
+        return value.from_dict(masked(value.to_dict(), secrets))
     return value
 
 
@@ -204,16 +190,15 @@ def status_error(
     """Return the error for `status`, with what `body` (JSON or text) says of it."""
     message, fault = _read_fault(body)
     code, kind = fault.get("code"), fault.get("type")
-    overflow = code in _CONTEXT_CODES or kind in _CONTEXT_CODES or _CONTEXT_TEXTS.search(message)
-    made = _BY_STATUS.get(status, InternalServerError if status >= 500 else APIStatusError)
-    if status == 400 and overflow:
-        made = ContextWindowExceededError
+    made, advice = _BY_STATUS.get(
+        status, (InternalServerError, _LATER) if status >= 500 else (APIStatusError, _CORRECT))
+    if status == 400 and (code in _CONTEXT_CODES or kind in _CONTEXT_CODES
+                          or _CONTEXT_TEXTS.search(message)):
+        made, advice = _OVERFLOW
     said = quote(message).rstrip(".") or "the answer has no text"
-    line = f"HTTP {status}: {said}. {hint or made.hint}."
-    param = fault.get("param")
     return made(
-        line, status_code=status, body=body, message=message, code=code, type=kind, param=param,
-        **details
+        f"HTTP {status}: {said}. {hint or advice}.", status_code=status, body=body,
+        message=message, code=code, type=kind, param=fault.get("param"), **details
     )
 
 
@@ -235,23 +220,13 @@ def answer_error(body: Any, flat: bool = False) -> Optional[SyntheticError]:
 def _read_fault(body: Any) -> Tuple[str, Dict[str, Any]]:
     """Return the text and the object that describe the fault, in any shape met in the wild."""
     if not isinstance(body, dict):
-        return (body if isinstance(body, str) else "" if body is None else json.dumps(body)), {}
+        return (body if isinstance(body, str) else json.dumps(body) if body else ""), {}
     fault = body.get("error")
-    if isinstance(fault, dict):
-        inner = fault
-    else:
-        inner = body
+    inner = fault if isinstance(fault, dict) else body
     for text in (fault, inner.get("message"), inner.get("detail"), inner.get("error")):
         if isinstance(text, str) and text:
             return text, inner
-    detail = body.get("detail")
-    if isinstance(detail, list):  # FastAPI's 422: one object for each field
-        lines = [_field_fault(item) for item in detail if isinstance(item, dict)]
-        return "; ".join(lines), inner
+    if isinstance(body.get("detail"), list):  # FastAPI's 422: one object for each field
+        fields = [item for item in body["detail"] if isinstance(item, dict)]
+        return "; ".join(f"{item.get('loc')}: {item.get('msg')}" for item in fields), inner
     return (json.dumps(fault or body) if body else ""), inner
-
-
-def _field_fault(item: Mapping[str, Any]) -> str:
-    place = item.get("loc")
-    where = ".".join(str(part) for part in place) if isinstance(place, list) else ""
-    return f"{where}: {item.get('msg')}" if where else str(item.get("msg"))

@@ -13,7 +13,7 @@ from datetime import datetime
 from decimal import Decimal, InvalidOperation
 from functools import lru_cache
 from typing import (
-    TYPE_CHECKING, Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple, Type, TypeVar,
+    TYPE_CHECKING, Any, Dict, List, Mapping, Optional, Sequence, Tuple, Type, TypeVar,
     Union
 )
 
@@ -45,11 +45,22 @@ _T = TypeVar("_T", bound="WireObject")
 
 
 class _Wire:
-    """A field that is read from the JSON object when it is first looked at."""
+    """A field of a `record`: read from the JSON object when it is first looked at.
+
+    Args:
+        of: the class of the object in it; without one the value is kept as it came.
+        many: it is a list of such objects, empty where the server left it out.
+        always: the object is there, empty, also where the server left it out.
+        parse: what makes the attribute of the value; what it cannot read is None.
+        alias: a key whose string stands in where the field is empty.
+    """
 
     name = key = ""
 
-    def __init__(self, of: Any, many: bool, always: bool, parse: Any, alias: str) -> None:
+    def __init__(
+        self, of: Any = None, *, many: bool = False, always: bool = False, parse: Any = None,
+        alias: str = ""
+    ) -> None:
         self.of, self.many, self.always, self.parse, self.alias = of, many, always, parse, alias
 
     def __set_name__(self, owner: Type["WireObject"], name: str) -> None:
@@ -84,20 +95,7 @@ class _Wire:
         return other if isinstance(other, str) else value
 
 
-def wire(
-    of: Optional[Type["WireObject"]] = None, *, many: bool = False, always: bool = False,
-    parse: Optional[Callable[[Any], Any]] = None, alias: str = ""
-) -> Any:
-    """Declare a field of a `record`.
-
-    Args:
-        of: the class of the object in it; without one the value is kept as it came.
-        many: it is a list of such objects, empty where the server left it out.
-        always: the object is there, empty, also where the server left it out.
-        parse: what makes the attribute of the value; what it cannot read is None.
-        alias: a key whose string stands in where the field is empty.
-    """
-    return _Wire(of, many, always, parse, alias)
+wire: Any = _Wire  # for type checkers, a field's value is not the descriptor
 
 
 @dataclass_transform()
@@ -107,7 +105,7 @@ def record(cls: Type[_T]) -> Type[_T]:
     for name, declared in wires.items():
         setattr(cls, name, field(default_factory=declared.empty))
     cls.__annotations__["extra"] = JSONObject
-    setattr(cls, "extra", field(default_factory=dict))
+    cls.extra = field(default_factory=dict)
     made = dataclass(eq=False, repr=False)(cls)
     for name, declared in wires.items():  # the dataclass took them for its own
         setattr(made, name, declared)
@@ -120,7 +118,7 @@ def _parse_number(value: Any) -> Any:
 
 
 def _parse_time(value: str) -> Optional[datetime]:
-    if value[-1:] in ("Z", "z"):  # fromisoformat takes no Z before Python 3.11
+    if value.endswith(("Z", "z")):  # fromisoformat takes no Z before Python 3.11
         value = value[:-1] + "+00:00"
     when = datetime.fromisoformat(value)
     return when if when.tzinfo else None
@@ -311,7 +309,8 @@ class Quotas(WireObject):
     search: Optional[SearchQuotas] = wire(parse=SearchQuotas.from_dict)
     free_tool_calls: Optional[QuotaMeter] = wire(parse=QuotaMeter.from_dict)
     weekly_token_limit: Optional[WeeklyTokenLimit] = wire(parse=WeeklyTokenLimit.from_dict)
-    rolling_five_hour_limit: Optional[RollingFiveHourLimit] = wire(parse=RollingFiveHourLimit.from_dict)
+    rolling_five_hour_limit: Optional[RollingFiveHourLimit] = wire(
+        parse=RollingFiveHourLimit.from_dict)
 
 
 @dataclass

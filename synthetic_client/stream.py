@@ -11,8 +11,8 @@ import json
 from typing import Any, Dict, Iterable, Iterator, List, Optional, Sequence
 
 from .errors import (
-    ResponseError, StreamInterruptedError, SyntheticError, answer_error, parse_body, quote,
-    scrub
+    ResponseError, StreamInterruptedError, SyntheticError, answer_error, masked, parse_body,
+    quote, scrub
 )
 from .schema import (
     ChatCompletion, ChatCompletionChunk, ChunkChoice, JSONObject, Meta, ToolCallDelta
@@ -255,10 +255,11 @@ class ChatStream(Iterator[ChatCompletionChunk]):
         data = event.data
         try:
             raw, end = _decode(data)
-            usual = end == len(data) and event.event != "error" and not raw.get("error")
+            if end != len(data) or event.event == "error" or raw.get("error"):
+                return self._read_unusual(event)
         except (ValueError, AttributeError, RecursionError):
-            usual = False
-        return self._accumulator.add(raw) if usual else self._read_unusual(event)
+            return self._read_unusual(event)
+        return self._accumulator.add(raw)
 
     def _read_unusual(self, event: ServerSentEvent) -> Optional[ChatCompletionChunk]:
         data = event.data.strip()
@@ -304,6 +305,7 @@ class ChatStream(Iterator[ChatCompletionChunk]):
             return  # by another thread, which is no fault
         if isinstance(error, SyntheticError):
             scrub(error, self._secrets)
+            vars(self.meta).update(masked(vars(self.meta), self._secrets))
             error.partial, error.attempts = self.partial, self.meta.attempts
             self._error = error
         raise error

@@ -32,8 +32,6 @@ from .errors import (
 )
 from .retry import Clock
 
-log = logging.getLogger("synthetic_client")
-
 IDLE_CONNECTIONS = 32
 IDLE_SECONDS = 60.0
 REDIRECTS = 5
@@ -109,12 +107,26 @@ class _Wire(io.RawIOBase):
         return False
 
 
+class _Answer(http.client.HTTPResponse):
+    """http.client's response, but for interim answers: it knows 100 alone (RFC 9110, 15.2)."""
+
+    def _read_status(self) -> Tuple[str, int, str]:
+        while True:
+            version, status, reason = super()._read_status()  # type: ignore[misc]
+            if not 102 <= status < 200:
+                return version, status, reason
+            http.client.parse_headers(self.fp)
+
+
 class _Connection(http.client.HTTPConnection):
     """A connection that dials within the clock's connect phase."""
 
+    response_class = _Answer
     wire: Optional[_Wire] = None
     unfinished: Optional["Response"] = None  # its last answer, where the end is still to be read
     idle_since = 0.0
+    server_name: Optional[str] = None  # for TLS
+    tunnels = False
 
     def __init__(self, host: str, context: Optional[ssl.SSLContext], clock: Clock) -> None:
         self.default_port = 80 if context is None else 443
@@ -131,12 +143,11 @@ class _Connection(http.client.HTTPConnection):
         for name, value in _KEEP_ALIVE.items():
             if hasattr(socket, name):
                 sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
-        if self._tunnel_host:
-            self._tunnel()
+        if self.tunnels:
+            self._tunnel()  # type: ignore[attr-defined]
         if self.context is not None:
-            name = self._tunnel_host or self.host
             sock = self.context.wrap_socket(
-                sock, server_hostname=name, do_handshake_on_connect=False
+                sock, server_hostname=self.server_name, do_handshake_on_connect=False
             )
             self.wire.use(sock)
             sock.settimeout(self.clock.wait())
@@ -162,7 +173,9 @@ class _Connection(http.client.HTTPConnection):
                 sock.close()
                 if isinstance(error, socket.timeout) and left == 1:
                     raise self.clock.expired() from error
-                if isinstance(error, SyntheticError) or not isinstance(error, OSError) or left == 1:
+                if left == 1 or isinstance(error, SyntheticError):
+                    raise
+                if not isinstance(error, OSError):  # KeyboardInterrupt
                     raise
         raise OSError("it has no address")
 
@@ -325,6 +338,7 @@ class Transport(urllib.request.AbstractHTTPHandler):
         ssl_context: used as it is, in place of our own.
     """
 
+    log = logging.getLogger("synthetic_client")
     http_request = https_request = urllib.request.AbstractHTTPHandler.do_request_
 
     def __init__(
@@ -333,11 +347,13 @@ class Transport(urllib.request.AbstractHTTPHandler):
     ) -> None:
         super().__init__()
         self._origin = origin
+        self._host = origin.partition("://")[2]
         self._ca_file = ca_file
         self._own_context = ssl_context
         self._context: Optional[ssl.SSLContext] = None
         self._proxy = _find_proxy(origin, proxy)
         self.secrets = self._proxy.secrets if self._proxy else ()
+        self.most_idle = IDLE_CONNECTIONS
         self._idle: Deque[_Connection] = deque()  # its ends are atomic: no lock to fork with
         self._process = os.getpid()
         self._opener = urllib.request.OpenerDirector()
@@ -353,17 +369,18 @@ class Transport(urllib.request.AbstractHTTPHandler):
             APIConnectionError: no answer could be had.
             ResponseError: what answered does not speak HTTP.
         """
-        for redirects in range(REDIRECTS + 1):
+        redirects = 0
+        while True:
             request: Any = urllib.request.Request(url, body, dict(headers), method=method)
             request.clock, request.connection = clock, None
             response = self._open(request, attempt)
             target = urllib.parse.urljoin(url, response.location) if response.location else ""
             follow = response.status in (307, 308) and target.startswith(self._origin + "/")
             if not follow or redirects == REDIRECTS:
-                break
+                return response
             response.close()
             url = target
-        return response
+            redirects += 1
 
     def close_idle(self, but: int = 0) -> None:
         """Close idle connections, the oldest first, `but` so many."""
@@ -375,7 +392,7 @@ class Transport(urllib.request.AbstractHTTPHandler):
         connection.unfinished = unfinished
         connection.idle_since = time.monotonic()
         self._idle.append(connection)
-        self.close_idle(IDLE_CONNECTIONS)
+        self.close_idle(self.most_idle)
 
     def _open(self, request: Any, attempt: int) -> Response:
         begun, outcome = time.monotonic(), "stopped"
@@ -391,7 +408,7 @@ class Transport(urllib.request.AbstractHTTPHandler):
             outcome = type(found).__name__
             raise found from error
         finally:
-            log.debug("%s %s: %s in %.3f s, attempt %d", request.get_method(),
+            self.log.debug("%s %s: %s in %.3f s, attempt %d", request.get_method(),
                       request.full_url.partition("?")[0], outcome, time.monotonic() - begun,
                       attempt)
 
@@ -414,8 +431,10 @@ class Transport(urllib.request.AbstractHTTPHandler):
         if tunnel and self._context is None:
             self._context = self._own_context or _make_context(self._ca_file)
         connection = _Connection(request.host, self._context if tunnel else None, request.clock)
+        connection.server_name = urllib.parse.urlsplit(self._origin).hostname
         if tunnel and self._proxy is not None:
-            connection.set_tunnel(request._tunnel_host, headers=self._proxy.headers)
+            connection.set_tunnel(self._host, headers=self._proxy.headers)
+            connection.tunnels = True
         return self._exchange(connection, request, headers)
 
     https_open = http_open
@@ -467,8 +486,11 @@ class Transport(urllib.request.AbstractHTTPHandler):
             )
         if isinstance(error, ssl.SSLCertVerificationError):
             return APIConnectionError(self._describe_distrust(error))
-        heard = connection is not None and connection.wire is not None and connection.wire.heard
-        return APIConnectionError(f"no answer from {place}: {_describe(error)}", retryable=not heard)
+        wire = connection.wire if connection is not None else None
+        return APIConnectionError(
+            f"no answer from {place}: {_describe(error)}",
+            retryable=wire is None or not wire.heard
+        )
 
     def _describe_distrust(self, error: ssl.SSLCertVerificationError) -> str:
         """Say which trust store was used, and how to add to it."""

@@ -224,9 +224,9 @@ class Retried(unittest.TestCase):
         """The deadline bounds the attempts and waits of one call together."""
         begun = time.monotonic()
         error, requests = self.failing(503, headers={"retry-after-ms": "40"}, max_retries=10 ** 6,
-                                       deadline=0.4)
+                                       deadline=0.25)
         self.assertLess(time.monotonic() - begun, 1.5)
-        self.assertTrue(2 <= requests <= 11, requests)
+        self.assertTrue(2 <= requests <= 7, requests)
         self.assertTrue(isinstance(error, sc.InternalServerError) or error.phase == "deadline")
 
     def test_used_up_quota_is_raised_at_once(self):
@@ -235,7 +235,7 @@ class Retried(unittest.TestCase):
         self.assertEqual(requests, 1)
         self.assertAlmostEqual(error.retry_after, 7200, delta=10)
         self.assertIn("five-hour", str(error))
-        self.assertRegex(str(error), "renews in (2 h|1 h 59)")
+        self.assertRegex(str(error), r"renews in [12]\b")
         self.assertTrue(error.quotas.rolling_five_hour_limit.limited)
 
     def test_quota_that_is_left(self):
@@ -287,7 +287,7 @@ class Connections(unittest.TestCase):
         """Check that a call answered so raises after one request, and return the error."""
         with Server(handler) as server:
             with self.assertRaises(sc.SyntheticError) as caught:
-                server.client(max_retries=2, timeout=0.2, **options).chat("hi")
+                server.client(max_retries=2, timeout=0.08, **options).chat("hi")
         self.assertEqual((len(server.requests), caught.exception.attempts), (1, 1))
         return caught.exception
 

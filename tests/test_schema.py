@@ -361,6 +361,7 @@ class Reading(unittest.TestCase):
             ({"reasoning": "a", "reasoning_content": ""}, "a"),
             ({"reasoning": None, "reasoning_content": "a"}, "a"),
             ({"reasoning": "", "reasoning_content": "a"}, "a"),
+            ({"reasoning": "b", "reasoning_content": "a"}, "a"),
             ({"reasoning": None, "reasoning_content": None}, None), ({}, None),
         ):
             for cls in (sc.Message, sc.Delta):
@@ -457,6 +458,14 @@ class Parameters(unittest.TestCase):
         body = {"role": "tool", "content": "1", "name": "f", "tool_call_id": "a"}
         self.assertEqual(sc.Message.from_dict(dict(body, x=1)).to_param(), body)
 
+    def test_defaults_to_send_back(self):
+        """What a server left out of a message is what the service wants to see."""
+        message = sc.Message.from_dict({"tool_calls": [{"id": "a", "function": {"name": "f"}}]})
+        param = message.to_param()
+        self.assertEqual((param["role"], param["content"]), ("assistant", None))
+        self.assertEqual((param["tool_calls"][0]["id"], param["tool_calls"][0]["type"]),
+                         ("a", "function"))
+
     def test_own_message(self):
         """A Message can be made by hand."""
         message = sc.Message(role="user", content="hi")
@@ -493,6 +502,8 @@ class Objects(unittest.TestCase):
         for cls, body in RECORDED:
             self.assertEqual(cls.from_dict(body), cls.from_dict(copy.deepcopy(body)))
             self.assertNotEqual(cls.from_dict(body), cls.from_dict(dict(body, added=1)))
+        self.assertNotEqual(sc.Message(content="a"), sc.Delta(content="a"))
+        self.assertNotEqual(sc.Message(content="a"), {"content": "a"})
         other = copy.deepcopy(TOOLS)
         other["choices"][0]["message"]["tool_calls"][0]["function"]["arguments"] = "{}"
         self.assertNotEqual(sc.ChatCompletion.from_dict(TOOLS),

@@ -255,6 +255,15 @@ class Limits(unittest.TestCase):
             for _ in range(30):
                 parser.feed(b"x" * 100)
 
+    def test_limit_while_the_event_has_no_end(self):
+        """An event of lines without a blank one is refused as soon as it has passed the limit."""
+        for start in (b"", b"data: x\n\n", b"data: x\n\ndata: y\n"):
+            parser = sse.SSEParser(max_event_bytes=1000)
+            parser.feed(start)
+            with self.assertRaises(sc.ResponseError):
+                for _ in range(30):
+                    parser.feed(b"data: " + b"x" * 93 + b"\n")
+
     def test_comments_between_events(self):
         """Comments and blank lines never add up to an event over the limit."""
         data = b": keep-alive\n\n" * 500 + b"data: x\n\n"

@@ -156,6 +156,8 @@ class Reading(StreamCase):
         self.assertEqual(self.stream([[chunk("a"), last]]).completion().usage.prompt_tokens, 3)
         items = chunks("a") + [usage_chunk(prompt_tokens=4)]
         self.assertEqual(self.stream([items]).completion().usage.prompt_tokens, 4)
+        items = [dict(chunk("a"), usage={"prompt_tokens": 5}), chunk("b"), chunk("", "stop")]
+        self.assertEqual(self.stream([items]).completion().usage.prompt_tokens, 5)
         items = [dict(chunk("a"), usage=None), last, dict(chunk(), usage=None)]
         self.assertEqual(self.stream([items]).completion().usage.prompt_tokens, 3)
         self.assertIsNone(self.stream([chunks("a")]).completion().usage)
@@ -526,6 +528,7 @@ INTERRUPTED = [
 ]
 NONSENSE = [
     ("a chunk that is no JSON", with_fault(sends('{"choices": '))),
+    ("a chunk with more behind it", with_fault(sends('{"choices": []} x'))),
     ("a chunk of plain text", with_fault(sends("hello"))),
     ("a chunk that is a list", with_fault(sends("[1]"))),
     ("a chunk that is a number", with_fault(sends("3"))),
@@ -570,8 +573,9 @@ class BadEnds(StreamCase):
             self.assertEqual(error.partial, stream.partial)
             self.assertEqual(error.attempts, 1)
             self.assertNotIn("\n", str(error))
-            with self.assertRaises(sc.SyntheticError, msg="then it passed for whole"):
-                stream.completion()
+            for again in (list, lambda stream: stream.completion()):
+                with self.assertRaises(sc.SyntheticError, msg="then it passed for whole"):
+                    again(stream)
             errors.append(error)
         return errors[0]
 
@@ -635,8 +639,7 @@ class BadEnds(StreamCase):
         for handler in (lambda conn: conn.send_sse([], done=False),
                         lambda conn: conn.send_sse([], done=False, chunked=False),
                         lambda conn: conn.send_sse([b": ping\n\n"], done=False),
-                        answer(200, b"", EVENT_STREAM),
-                        answer(200, b"<html><body>Sign in</body></html>", EVENT_STREAM)):
+                        answer(200, b"", EVENT_STREAM)):
             with self.assertRaises((sc.StreamInterruptedError, sc.ResponseError)):
                 list(self.stream(handler))
 
@@ -655,6 +658,13 @@ class NoStream(StreamCase):
             page = answer(200, "<html>\n<title>Sign in</title></html>", {"Content-Type": kind})
             with self.assertRaises(sc.ResponseError) as caught:
                 list(self.stream(page))
+            self.assertNotIn("\n", str(caught.exception))
+
+    def test_falsely_labelled(self):
+        """A page or JSON that calls itself an event stream is a ResponseError too."""
+        for body in (b"<html>\n<title>Sign in</title></html>", b' {"detail": "no"}', b"[]"):
+            with self.assertRaises(sc.ResponseError) as caught:
+                list(self.stream(answer(200, body, EVENT_STREAM)))
             self.assertNotIn("\n", str(caught.exception))
 
     def test_json_that_is_no_completion(self):
@@ -798,6 +808,9 @@ TOOL_CALLS = [
      [[call(0, "a", "f", "1")], [call(0, "b", "g", "2")], [call(0, "a", arguments="3")],
       [call(0, "b", arguments="4")]],
      [("a", "f", "13"), ("b", "g", "24")]),
+    ("one id at two indexes", [[call(0, "a", "f", "1")], [call(1, "a", "g", "2")],
+                               [call(0, arguments="3")], [call(1, arguments="4")]],
+     [("a", "f", "13"), ("a", "g", "24")]),
     ("one function called twice", [[call(0, "a", "f", "1")], [call(1, "b", "f", "1")]],
      [("a", "f", "1"), ("b", "f", "1")]),
     ("a null item later", [[call(0, "a", "f", "1")], [None], [call(0, arguments="2")]],
@@ -877,6 +890,8 @@ class Accumulating(StreamCase):
                       [chunk("a", role="assistant"), chunk("b", role="")]):
             message = self.whole(items).choices[0].message
             self.assertEqual((message.role, message.content), ("assistant", "ab"))
+        message = self.whole([chunk("a", role="model"), chunk("b", role=None)]).choices[0].message
+        self.assertEqual(message.role, "model")
 
     def test_reasoning(self):
         """Reasoning under either name, or both, is put together once."""
@@ -888,6 +903,8 @@ class Accumulating(StreamCase):
             message = self.whole([chunk(**p) for p in pieces]).choices[0].message
             self.assertEqual(message.reasoning_content, "ab")
             self.assertIn(message.content, (None, ""))
+        message = self.whole([chunk("a", reasoning="r"), chunk("b")]).choices[0].message
+        self.assertEqual((message.content, message.reasoning_content), ("ab", "r"))
 
     def test_refusal(self):
         """A refusal's pieces are joined."""
@@ -918,6 +935,26 @@ class Accumulating(StreamCase):
                             {"choices": [{"index": None, "delta": {"content": "b"}}]},
                             chunk("c", "stop")])
         self.assertEqual([c.message.content for c in whole.choices], ["abc"])
+
+    def test_unknown_fields(self):
+        """Fields without an attribute are kept in the whole answer, on every level."""
+        tool_calls = [call(0, "a", "f", "", extra_field=2)]
+        first = dict(chunk("a", annotations=[1], tool_calls=tool_calls), provider="p")
+        first["choices"][0]["stop_reason"] = "x"
+        whole = self.whole([first, chunk("b", "stop", annotations=[2])])
+        message = whole.choices[0].message
+        self.assertEqual(whole["provider"], "p")
+        self.assertEqual(whole.choices[0]["stop_reason"], "x")
+        self.assertEqual(message["annotations"], [1, 2])
+        self.assertEqual(message.tool_calls[0]["extra_field"], 2)
+        self.assertNotIn("index", message.tool_calls[0].to_dict())
+
+    def test_types_of_tool_calls(self):
+        """A call's type is kept as it came first, and "function" where none came."""
+        for types, expected in ((["custom", None], "custom"), ([None, "custom"], "custom"),
+                                ([None, None], "function")):
+            items = [chunk(tool_calls=[call(0, "a", "f", "1", type=t)]) for t in types]
+            self.assertEqual(self.whole(items).choices[0].message.tool_calls[0].type, expected)
 
     def test_late_head(self):
         """id, model and the like are found on whichever chunk has them first."""

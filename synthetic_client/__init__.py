@@ -89,7 +89,6 @@ def completion(
     if params.get("max_retries") is None:
         params["max_retries"] = retries
     client = SyntheticClient(api_key, base_url=base_url or base)
-    client._shared = True
     if stream is not None and not isinstance(stream, bool):
         raise TypeError(f"stream should be True or False, not {type(stream).__name__}")
     ask = client.stream_chat if stream else client.chat

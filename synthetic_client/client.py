@@ -26,7 +26,7 @@ from .errors import (
 )
 from .schema import (
     CallOptions, ChatCompletion, ChatParams, Headers, JSONObject, Message, Meta, Quotas,
-    WireObject, parameters
+    WireObject, check_params, check_type, describe, parameters
 )
 from .sse import ServerSentEvent
 from .stream import ChatStream
@@ -40,10 +40,9 @@ BASE_URL = "https://api.synthetic.new/openai/v1"
 MAX_RESPONSE_BYTES = 64 * 1024 * 1024
 MAX_REQUEST_BYTES = 10 * 1024 * 1024  # beyond it the service answers that the JSON is broken
 _MAX_ERROR_BYTES = 1024 * 1024
-_MAX_SECONDS = 4_000_000.0  # what threads and sockets take on every system
-_POOLS_KEPT = 8
+_MAX_SECONDS = 4_000_000  # what threads and sockets take on every system
 _URL = re.compile(
-    r"(https?)://(\[[0-9a-f:.]+\]|[^\s/?#@:\[\]\\%]+)(:[0-9]{1,5})?((?:/[!-~]*)?)", re.I)
+    r"(https?)://(\[[0-9a-f:.]+\]|[^\s/?#@:\[\]\\%]+)(:[0-9]{1,5})?((?:/[^\s?#]*)?)", re.I)
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _HEADER_VALUE = re.compile(r"[\t -~\x80-\xff]*")
 _SECRET_HEADERS = ("authorization", "x-api-key", "api-key", "proxy-authorization", "cookie")
@@ -51,20 +50,13 @@ _SECRET_HEADERS = ("authorization", "x-api-key", "api-key", "proxy-authorization
 Messages = Union[str, Sequence[Union[Mapping[str, Any], Message]]]
 _F = TypeVar("_F", bound=Callable[..., Any])
 _R = TypeVar("_R")
-_pools: Dict[Tuple[Any, ...], "Transport"] = {}
-
-
-def _type_name(kind: type) -> str:
-    return {"Mapping": "dict", "Sequence": "list"}.get(kind.__name__, kind.__name__)
 
 
 def _documented(function: _F) -> _F:
     """Put the parameters' descriptions into a docstring, where {parameters} stands."""
     if function.__doc__:  # none under -OO
-        lines = []
-        for name, (kinds, meaning) in parameters().items():
-            types = " or ".join(_type_name(kind) for kind in kinds)
-            lines.append(f"{name} ({types}): {meaning}")
+        lines = [f"{name} ({describe(kinds)}): {meaning}"
+                 for name, (kinds, meaning) in parameters(ChatParams).items()]
         function.__doc__ = function.__doc__.replace("{parameters}", "\n            ".join(lines))
     return function
 
@@ -72,7 +64,8 @@ def _documented(function: _F) -> _F:
 class SyntheticClient:
     """A client of Synthetic's API, or of any that speaks OpenAI's protocol.
 
-    It may be used from any number of threads, survives fork, and pickles.
+    It may be used from any number of threads, survives fork, and pickles. Clients of the same
+    host, proxy and certificates share their idle connections.
 
     Args:
         api_key: else $SYNTHETIC_API_KEY, read now.
@@ -97,52 +90,43 @@ class SyntheticClient:
     _way: "Optional[Transport]" = None
 
     def __init__(
-        self,
-        api_key: Optional[str] = None,
-        *,
-        base_url: Optional[str] = None,
-        model: Optional[str] = None,
-        timeout: float = 600.0,
-        connect_timeout: float = 10.0,
-        deadline: Optional[float] = None,
-        max_retries: int = 2,
-        headers: Optional[Mapping[str, str]] = None,
-        proxy: Optional[str] = None,
-        ssl_context: "Optional[ssl.SSLContext]" = None,
-        ca_file: Optional[str] = None,
-        allow_http: bool = False,
-        max_response_bytes: int = MAX_RESPONSE_BYTES,
+        self, api_key: Optional[str] = None, *, base_url: Optional[str] = None,
+        model: Optional[str] = None, timeout: float = 600.0, connect_timeout: float = 10.0,
+        deadline: Optional[float] = None, max_retries: int = 2,
+        headers: Optional[Mapping[str, str]] = None, proxy: Optional[str] = None,
+        ssl_context: "Optional[ssl.SSLContext]" = None, ca_file: Optional[str] = None,
+        allow_http: bool = False, max_response_bytes: int = MAX_RESPONSE_BYTES
     ) -> None:
-        self._closed = self._shared = False
+        for name, kinds in _SETTINGS.items():
+            check_type(name, locals()[name], kinds)
+        if ssl_context is not None and not hasattr(ssl_context, "wrap_socket"):
+            raise TypeError("ssl_context should be an ssl.SSLContext")
+        self._closed = False
         self._key_from_environment = not api_key
         self._api_key = _read_key(api_key)
-        self._origin, self.base_url = _read_base_url(
+        self.base_url = _read_base_url(
             base_url or os.environ.get("SYNTHETIC_BASE_URL") or BASE_URL)
-        self.model = _text("model", model) or os.environ.get("SYNTHETIC_MODEL") or None
-        self.timeout = _seconds("timeout", timeout)
-        self.connect_timeout = _seconds("connect_timeout", connect_timeout)
-        self.deadline = None if deadline is None else _seconds("deadline", deadline)
-        self.max_retries = _whole("max_retries", max_retries, 0)
-        self._max_response_bytes = _whole("max_response_bytes", max_response_bytes, 1)
+        self.model = model or os.environ.get("SYNTHETIC_MODEL") or None
+        self.timeout, self.connect_timeout = timeout, connect_timeout
+        self.deadline, self.max_retries = deadline, max_retries
+        self._max_response_bytes = max_response_bytes
+        _check_ranges(vars(self))
         self._headers = _read_headers("headers", headers)
-        host = self._origin.partition("://")[2]
-        self._is_synthetic = re.sub(":[0-9]+$", "", host).endswith("synthetic.new")
+        scheme, host = self._origin.split("://")
+        self._is_synthetic = host.partition(":")[0].endswith("synthetic.new")
         loopback = _is_loopback(host)
         self._proxy = "" if proxy is None and loopback else proxy
-        _text("proxy", proxy)
         self._ssl_context, self._ca_file = ssl_context, ca_file
         keyed = self._api_key or "authorization" in self._headers
-        if keyed and not (loopback or allow_http or self._origin.startswith("https")):
+        if keyed and scheme == "http" and not (loopback or allow_http):
             raise ConfigurationError(
                 "base_url is plain http://, where anyone on the way can read the key; use "
                 "https://, or allow_http=True if that network is yours"
             )
-        if ssl_context is not None and not hasattr(ssl_context, "wrap_socket"):
-            raise TypeError("ssl_context should be an ssl.SSLContext")
-        if _text("ca_file", ca_file) and not os.path.isfile(str(ca_file)):
-            raise ConfigurationError(f"ca_file {ca_file!r} is no file; give a PEM bundle's path")
         if ca_file is not None and ssl_context is not None:
             raise ConfigurationError("give ca_file or ssl_context, not both")
+        if ca_file is not None and not os.path.isfile(ca_file):
+            raise ConfigurationError(f"ca_file {ca_file!r} is no file; give a PEM bundle's path")
         if proxy:
             self._transport()  # says now what is wrong with it
 
@@ -207,10 +191,10 @@ class SyntheticClient:
             TypeError, ConfigurationError, APIStatusError, APIConnectionError, ResponseError:
                 as in `chat`.
         """
-        _check_params(options, CallOptions)
-        if not isinstance(path, str):
-            raise TypeError(f"path should be a string, not {type(path).__name__}")
-        if not re.fullmatch("[A-Za-z]+", _text("method", method)):
+        check_params(options, CallOptions)
+        check_type("path", path, (str,))
+        check_type("method", method, (str,))
+        if not re.fullmatch("[A-Za-z]+", method):
             raise ConfigurationError("method should be a word such as GET or POST")
         return self._ask(method.upper(), path, json, options, self._read_json)
 
@@ -218,8 +202,6 @@ class SyntheticClient:
         """Close the idle connections; later calls raise RuntimeError."""
         self._closed = True
         if self._way is not None:
-            if not self._shared:
-                self._way.most_idle = 0  # for streams that are still being read
             self._way.close_idle()
 
     def __enter__(self) -> "SyntheticClient":
@@ -241,33 +223,30 @@ class SyntheticClient:
         return state
 
     def __setstate__(self, state: JSONObject) -> None:
-        vars(self).update(state, _shared=True)
+        vars(self).update(state)
         if self._key_from_environment:
             self._api_key = _read_key(None)
 
+    @property
+    def _origin(self) -> str:
+        return "/".join(self.base_url.split("/", 3)[:3])
+
     def _transport(self) -> "Transport":
-        """Return this client's way to its host; made by the first call."""
-        way = self._way
-        if way is None:
+        """Return the way to this client's host; found by the first call."""
+        if self._way is None:
             from . import transport
 
-            def make() -> "Transport":
-                return transport.Transport(
-                    self._origin, self._proxy, self._ca_file, self._ssl_context)
-
-            if self._shared and self._ssl_context is None:
-                key = (self._origin, self._proxy, self._ca_file, transport.environment())
-                way = _share(key, make)
-            else:
-                way = make()
-            way = self.__dict__.setdefault("_way", way)  # atomic: threads agree on one
-        return way
+            self._way = transport.find(
+                self._origin, self._proxy, self._ca_file, self._ssl_context,
+                transport.environment())
+        return self._way
 
     def _payload(
         self, messages: Messages, model: Optional[str], params: Mapping[str, Any]
     ) -> JSONObject:
-        _check_params(params, ChatParams)
-        name = _text("model", model) or self.model
+        check_params(params, ChatParams)
+        check_type("model", model, (str, type(None)))
+        name = model or self.model
         if not name:
             raise ConfigurationError(
                 "no model is named; give model= or set SYNTHETIC_MODEL, such as syn:large:text"
@@ -275,9 +254,9 @@ class SyntheticClient:
         if name.startswith("synthetic/"):  # LiteLLM's route
             name = name[len("synthetic/"):]
         payload = {"model": name, "messages": _read_messages(messages)}
-        options = CallOptions.__annotations__
+        others = (*parameters(CallOptions), "extra_body")
         payload.update((key, value) for key, value in params.items()
-                       if value is not None and key not in options)
+                       if value is not None and key not in others)
         extra = params.get("extra_body") or {}
         if "stream" in extra:
             raise ConfigurationError("extra_body may not hold stream; call chat or stream_chat")
@@ -316,18 +295,15 @@ class SyntheticClient:
                 f"the request has {len(body)} bytes, the service takes {MAX_REQUEST_BYTES}; "
                 "shorten the messages or shrink the images"
             )
-        timeout, deadline = options.get("timeout"), options.get("deadline")
-        retries = options.get("max_retries")
-        clock = retry.Clock(
-            self.timeout if timeout is None else _seconds("timeout", timeout),
-            self.connect_timeout,
-            self.deadline if deadline is None else _seconds("deadline", deadline),
-        )
+        limits = {name: getattr(self, name) if options.get(name) is None else options[name]
+                  for name in ("timeout", "deadline", "max_retries")}
+        _check_ranges(limits)
+        clock = retry.Clock(limits["timeout"], self.connect_timeout, limits["deadline"])
         tokens = [headers.get(name, "").rpartition(" ")[2] for name in _SECRET_HEADERS]
         found = (self._api_key or "", *tokens, *self._transport().secrets)
         return _Call(
             method, self._url(path), headers, body, clock,
-            self.max_retries if retries is None else _whole("max_retries", retries, 0),
+            limits["max_retries"],
             sorted((secret for secret in found if len(secret) > 3), key=len, reverse=True),
             options.get("n") or 1,
         )
@@ -473,40 +449,6 @@ def _read_refusal(response: "Response", attempts: int) -> APIStatusError:
     )
 
 
-def _share(key: Tuple[Any, ...], make: "Callable[[], Transport]") -> "Transport":
-    """Return the pool of this key, made where there is none; a few are kept."""
-    if key not in _pools:
-        for old in list(_pools)[:1 - _POOLS_KEPT]:
-            _pools.pop(old, None)
-        _pools.setdefault(key, make())
-    return _pools[key]
-
-
-def _check_params(params: Mapping[str, Any], of: Any) -> None:
-    """Refuse names that are not known, and values of the wrong type."""
-    known = parameters(of)
-    for name, value in params.items():
-        if name == "stream":
-            raise TypeError("stream is no parameter here; call stream_chat() for a stream")
-        if name not in known:
-            import difflib
-
-            near = difflib.get_close_matches(name, known, 1)
-            said = f"did you mean {near[0]!r}?" if near else "extra_body= takes any other field"
-            raise TypeError(f"unknown parameter {name!r}; {said}")
-        if value is not None and not _is_one_of(value, known[name][0]):
-            wanted = " or ".join(_type_name(kind) for kind in known[name][0])
-            raise TypeError(f"{name} should be {wanted}, not {type(value).__name__}")
-
-
-def _is_one_of(value: Any, kinds: Tuple[type, ...]) -> bool:
-    if isinstance(value, bool):
-        return bool in kinds
-    if isinstance(value, (str, bytes)):
-        return isinstance(value, str) and str in kinds
-    return isinstance(value, kinds) or float in kinds and isinstance(value, int)
-
-
 def _read_messages(messages: Messages) -> List[Any]:
     if isinstance(messages, str):
         return [{"role": "user", "content": messages}]
@@ -568,8 +510,26 @@ def encode(payload: Any) -> bytes:
         return json.dumps(json.loads(text), separators=(",", ":")).encode("ascii")
 
 
+_SETTINGS: Dict[str, Tuple[type, ...]] = {
+    **dict.fromkeys(("api_key", "base_url", "model", "proxy", "ca_file"), (str, type(None))),
+    **dict.fromkeys(("timeout", "connect_timeout"), (float,)),
+    **dict.fromkeys(("max_retries", "max_response_bytes"), (int,)),
+    "deadline": (float, type(None)), "allow_http": (bool,),
+}
+
+
+def _check_ranges(settings: Mapping[str, Any]) -> None:
+    for name in ("timeout", "connect_timeout", "deadline"):
+        value = settings.get(name)
+        if value is not None and not 0 < value <= _MAX_SECONDS:
+            raise ConfigurationError(f"{name} should be seconds above 0, up to {_MAX_SECONDS}")
+    for name, least in (("max_retries", 0), ("_max_response_bytes", 1)):
+        if settings.get(name, least) < least:
+            raise ConfigurationError(f"{name.strip('_')} should be {least} or more")
+
+
 def _read_key(given: Optional[str]) -> Optional[str]:
-    key = (_text("api_key", given) or os.environ.get("SYNTHETIC_API_KEY") or "").strip()
+    key = (given or os.environ.get("SYNTHETIC_API_KEY") or "").strip()
     if not re.fullmatch("[ -~]*", key):
         source = "api_key" if given else "SYNTHETIC_API_KEY"
         raise ConfigurationError(
@@ -578,25 +538,19 @@ def _read_key(given: Optional[str]) -> Optional[str]:
     return key or None
 
 
-def _read_base_url(url: str) -> Tuple[str, str]:
-    """Return the origin, and the base URL that it begins."""
-    match = _URL.fullmatch(_text("base_url", url).strip())
+def _read_base_url(url: str) -> str:
+    match = _URL.fullmatch(url.strip())
     try:
-        if match is None or "?" in match.group(4) or "#" in match.group(4):
-            raise ValueError
-        scheme, host, port, path = match.groups()
+        scheme, host, port, path = match.groups()  # type: ignore[union-attr]
         host = host.lower().encode("idna").decode("ascii")
-        if port and not 0 < int(port[1:]) < 65536:
+        if not path.isascii() or port and not 0 < int(port[1:]) < 65536:
             raise ValueError
-    except ValueError:
+    except (AttributeError, ValueError):
         raise ConfigurationError(
             f"base_url should be like {BASE_URL}: http or https, no user:password@, no ? or #"
         ) from None
-    path = path.rstrip("/")
-    if path.endswith("/chat/completions"):
-        path = path[:-len("/chat/completions")].rstrip("/")
-    origin = f"{scheme.lower()}://{host}{port or ''}"
-    return origin, origin + path
+    path = re.sub("(/chat/completions)?/*$", "", path.rstrip("/"))
+    return f"{scheme.lower()}://{host}{port or ''}{path}"
 
 
 def _is_loopback(host: str) -> bool:
@@ -626,25 +580,3 @@ def _read_headers(name: str, headers: Optional[Mapping[str, str]]) -> Dict[str, 
         if key.lower() in ("content-length", "transfer-encoding", "connection"):
             raise ConfigurationError(f"{name}: leave out {key}, which is set for each request")
     return {key.lower(): value.strip() for key, value in headers.items()}
-
-
-def _text(name: str, value: Optional[str]) -> str:
-    if not isinstance(value, (str, type(None))):
-        raise TypeError(f"{name} should be a string, not {type(value).__name__}")
-    return value or ""
-
-
-def _seconds(name: str, value: float) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{name} should be seconds as a number, not {type(value).__name__}")
-    if not 0 < value <= _MAX_SECONDS:
-        raise ConfigurationError(f"{name} should be seconds above 0, up to {_MAX_SECONDS:.0f}")
-    return float(value)
-
-
-def _whole(name: str, value: int, least: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name} should be a whole number, not {type(value).__name__}")
-    if value < least:
-        raise ConfigurationError(f"{name} should be {least} or more")
-    return value

@@ -480,9 +480,6 @@ class CallOptions(TypedDict, total=False):
     deadline: Annotated[Optional[float], "seconds for the whole call, retries included"]
     max_retries: Annotated[Optional[int], "how often to ask again, 0 or more; the client's"]
     extra_headers: Annotated[Optional[Mapping[str, str]], "headers to send beside the client's"]
-    extra_body: Annotated[
-        Optional[Mapping[str, Any]],
-        "merged into the request last: what has no parameter here; None is sent as null"]
 
 
 class ChatParams(CallOptions, total=False):
@@ -516,6 +513,9 @@ class ChatParams(CallOptions, total=False):
     stream_options: Annotated[
         Optional[Mapping[str, Any]], "for streams: {\"include_usage\": True}"]
     user: Annotated[Optional[str], "your end user's id"]
+    extra_body: Annotated[
+        Optional[Mapping[str, Any]],
+        "merged into the request last: what has no parameter here; None is sent as null"]
 
 
 class CompletionParams(ChatParams, total=False):
@@ -526,11 +526,45 @@ class CompletionParams(ChatParams, total=False):
 
 
 @lru_cache(maxsize=None)
-def parameters(of: Any = ChatParams) -> Dict[str, Tuple[Tuple[type, ...], str]]:
+def parameters(of: Any) -> Dict[str, Tuple[Tuple[type, ...], str]]:
     """Return each parameter's types, as isinstance takes them, and what it means."""
-    found = {}
-    for group in reversed(of.__mro__):
-        for name, (annotation, meaning) in getattr(group, "__annotations__", {}).items():
-            kinds = annotation.__args__[:-1]  # the last one is None's
-            found[name] = (tuple(getattr(kind, "__origin__", kind) for kind in kinds), meaning)
-    return found
+    return {name: (_kinds(annotation), meaning) for group in reversed(of.__mro__)
+            for name, (annotation, meaning) in getattr(group, "__annotations__", {}).items()}
+
+
+def _kinds(annotation: Any) -> Tuple[type, ...]:
+    kinds = getattr(annotation, "__args__", None) or (annotation,)
+    return tuple(getattr(kind, "__origin__", kind) for kind in kinds)
+
+
+def describe(kinds: Tuple[type, ...]) -> str:
+    """Return the types in a user's words."""
+    words = {"Mapping": "dict", "Sequence": "list"}
+    names = [kind.__name__ for kind in kinds if kind is not type(None)]
+    return " or ".join(words.get(name, name) for name in names)
+
+
+def check_params(params: Mapping[str, Any], of: Any) -> None:
+    """Refuse, with a TypeError, names that `of` does not have and values of the wrong type."""
+    known = parameters(of)
+    for name, value in params.items():
+        if name == "stream":
+            raise TypeError("stream is no parameter here; call stream_chat() for a stream")
+        if name not in known:
+            import difflib
+
+            near = difflib.get_close_matches(name, known, 1)
+            said = f"did you mean {near[0]!r}?" if near else "extra_body= takes any other field"
+            raise TypeError(f"unknown parameter {name!r}; {said}")
+        check_type(name, value, known[name][0])
+
+
+def check_type(name: str, value: Any, kinds: Tuple[type, ...]) -> None:
+    """Refuse a value that is of none of the types; True is no number, a string no list."""
+    fits = isinstance(value, kinds) or float in kinds and isinstance(value, int)
+    if isinstance(value, bool):
+        fits = bool in kinds
+    if isinstance(value, (str, bytes)):
+        fits = type(value) in kinds
+    if not fits:
+        raise TypeError(f"{name} should be {describe(kinds)}, not {type(value).__name__}")

@@ -24,6 +24,7 @@ import urllib.request
 import weakref
 import zlib
 from collections import deque
+from functools import lru_cache
 from typing import Any, Deque, Dict, Iterator, List, Mapping, NamedTuple, Optional, Tuple
 
 from .errors import (
@@ -35,6 +36,7 @@ from .retry import Clock
 IDLE_CONNECTIONS = 32
 IDLE_SECONDS = 60.0
 REDIRECTS = 5
+POOLS = 8  # that are kept for settings of which no client is left
 _BLOCK = 65536  # bytes in one read or write
 _UNPACKED_BLOCK = 1 << 20  # bytes that one step of decompression may give
 _DRAIN_SECONDS = 0.05  # for the end of a body whose last event was read already
@@ -353,7 +355,6 @@ class Transport(urllib.request.AbstractHTTPHandler):
         self._context: Optional[ssl.SSLContext] = None
         self._proxy = _find_proxy(origin, proxy)
         self.secrets = self._proxy.secrets if self._proxy else ()
-        self.most_idle = IDLE_CONNECTIONS
         self._idle: Deque[_Connection] = deque()  # its ends are atomic: no lock to fork with
         self._process = os.getpid()
         self._opener = urllib.request.OpenerDirector()
@@ -392,7 +393,7 @@ class Transport(urllib.request.AbstractHTTPHandler):
         connection.unfinished = unfinished
         connection.idle_since = time.monotonic()
         self._idle.append(connection)
-        self.close_idle(self.most_idle)
+        self.close_idle(IDLE_CONNECTIONS)
 
     def _open(self, request: Any, attempt: int) -> Response:
         begun, outcome = time.monotonic(), "stopped"
@@ -504,6 +505,15 @@ class Transport(urllib.request.AbstractHTTPHandler):
         return (f"the certificate of {self._origin} is not trusted: {error.verify_message}; "
                 f"checked against {trusted}; add yours with ca_file= or SSL_CERT_FILE"
                 + (strict if sys.version_info >= (3, 13) else ""))
+
+
+@lru_cache(maxsize=POOLS)
+def find(
+    origin: str, proxy: Optional[str], ca_file: Optional[str],
+    ssl_context: Optional[ssl.SSLContext], _environment: Tuple[Any, ...]
+) -> Transport:
+    """Return the transport for these settings; the last few are kept, with their connections."""
+    return Transport(origin, proxy, ca_file, ssl_context)
 
 
 def environment() -> Tuple[Any, ...]:

@@ -365,6 +365,8 @@ class Server:
                 if conn.request is None:
                     break
                 self.handle(conn)
+                if conn.request.headers.get("connection") == "close":
+                    break
         except (OSError, Stopped):  # the client went away, or the server stops
             pass
         except Exception as error:

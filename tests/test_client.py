@@ -43,7 +43,8 @@ WRONG_TYPES = [
     ("parallel_tool_calls", "yes"), ("response_format", "json_object"), ("reasoning_effort", 3),
     ("stream_options", True), ("user", 3), ("extra_body", []), ("extra_body", "x"),
     ("extra_headers", []), ("extra_headers", {"X-A": 3}), ("timeout", "5"), ("deadline", "5"),
-    ("max_retries", "1"), ("max_retries", 1.5), ("model", 3), ("model", ["m"]),
+    ("n", True), ("temperature", True), ("extra_headers", {3: "b"}), ("timeout", True),
+    ("max_retries", "1"), ("max_retries", 1.5), ("max_retries", True), ("model", 3), ("model", ["m"]),
 ]
 WRONG_VALUES = [
     ("timeout", 0), ("timeout", -1), ("timeout", float("inf")), ("timeout", float("nan")),
@@ -146,6 +147,12 @@ class Settings(ClientCase):
             for call in (lambda: client.chat("hi"), lambda: client.stream_chat("hi")):
                 self.refused(sc.ConfigurationError, call, "SYNTHETIC_API_KEY", "api_key")
 
+    def test_what_needs_no_key(self):
+        """The list of models needs no key: without one it is asked for, of Synthetic too."""
+        client = self.make(proxy="http://127.0.0.1:9", max_retries=0)  # where nothing listens
+        with self.assertRaises(sc.APIConnectionError):
+            client.request("GET", "models")
+
     def test_base_url(self):
         """Trailing slashes and a pasted /chat/completions are taken off the base URL."""
         server = self.serve()
@@ -174,7 +181,8 @@ class Settings(ClientCase):
                     "https:///v1", "https://user:pa55word@x.example/v1", "http://[::1/v1",
                     "https://pa55word@x.example/v1", "https://x.example:port/v1",
                     "https://x.example:99999/v1", "https://x.example/v 1",
-                    "https://x\n.example/v1"):
+                    "https://x\n.example/v1", "https://x.example/v1?a=b",
+                    "https://x.example/v1#pa55word"):
             for variable in (False, True):
                 with self.subTest(url, variable=variable), \
                         environment(BASE_URL=url if variable else None):

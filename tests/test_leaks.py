@@ -200,11 +200,8 @@ class Echoes(Leaks):
                      "HTTP/1.1 200 OK\r\nContent-Encoding: %s\r\n\r\n",
                      "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n%s\r\n"):
             with self.subTest(data=data):
-                def handler(conn, data=(data % KEY).encode()):
-                    conn.raw(data)
-                    conn.close()
-
-                self.check(handler)
+                data = (data % KEY).encode()
+                self.check(lambda conn: (conn.raw(data), conn.close()))
 
     def test_keys_in_headers(self):
         """A key that travels in a header of the caller's own is masked as well."""

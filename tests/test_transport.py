@@ -304,7 +304,10 @@ class KeepAlive(unittest.TestCase):
 
     def test_timeouts_are_the_calls_own(self):
         """A kept connection serves each call with that call's time-outs."""
-        slow = (lambda conn: (conn.wait(0.2), conn.send_json(completion())))
+        def slow(conn):
+            conn.wait(0.2)
+            conn.send_json(completion())
+
         with Server([completion(), slow, slow]) as server:
             client = server.client(timeout=0.1)
             client.chat("hi")
@@ -330,13 +333,12 @@ class KeepAlive(unittest.TestCase):
             self.assertTrue(soon(lambda: seen == [True]))
 
     def test_stream_that_outlives_its_client(self):
-        """A stream may be read after close(); its connection is not kept then."""
+        """A stream may be read after its client's close()."""
         with Server([chunks("a", "b")]) as server:
             client = server.client()
             stream = client.stream_chat("hi")
             client.close()
             self.assertEqual(stream.completion().text, "ab")
-            self.assertTrue(soon(lambda: server.alive == 0))
 
     def test_close(self):
         """close() ends the idle connections, twice is as good as once; calls then fail."""

@@ -21,10 +21,7 @@ from .sse import MAX_EVENT_BYTES, SSEParser, ServerSentEvent
 
 _decode = json.JSONDecoder(strict=False).raw_decode
 
-_PLAIN_KEYS = frozenset(
-    ("id", "object", "created", "model", "choices", "system_fingerprint", "service_tier", "usage")
-)
-_PLAIN_CHOICE_KEYS = frozenset(("index", "delta", "finish_reason", "logprobs"))
+_TEXT_KEYS = frozenset(("content", "reasoning_content", "reasoning", "role"))
 _PIECES = 512  # joined when there are this many, so that short pieces cost no more than their text
 
 
@@ -33,21 +30,19 @@ class _Text:
 
     def __init__(self) -> None:
         self._blocks: List[str] = []
-        self._pieces: Optional[List[str]] = None
+        self._pieces: List[str] = []
 
     def add(self, piece: Any) -> None:
-        if piece is not None:
-            if not isinstance(piece, str):
-                raise ResponseError(f"a piece of text is {str(piece)[:60]!r}", body=piece)
-            if self._pieces is None:
-                self._pieces = []
-            self._pieces.append(piece)
-            if len(self._pieces) >= _PIECES:
-                self._blocks.append("".join(self._pieces))
-                self._pieces.clear()
+        if not isinstance(piece, str):
+            raise ResponseError(f"a piece of text is {str(piece)[:60]!r}", body=piece)
+        self._pieces.append(piece)
+        if len(self._pieces) >= _PIECES:
+            self._blocks.append("".join(self._pieces))
+            self._pieces.clear()
 
     def value(self) -> Optional[str]:
-        return None if self._pieces is None else "".join(self._blocks + self._pieces)
+        pieces = self._blocks + self._pieces
+        return "".join(pieces) if pieces else None
 
 
 class _ToolCall:
@@ -66,7 +61,8 @@ class _ToolCall:
             self.name = (self.name or "") + name
         arguments = delta.function.arguments
         whole = isinstance(arguments, dict)  # not text, as some servers have it
-        self.arguments.add(json.dumps(arguments) if whole else arguments)
+        if arguments is not None:
+            self.arguments.add(json.dumps(arguments) if whole else arguments)
 
     def to_dict(self) -> JSONObject:
         function = {"name": self.name, "arguments": self.arguments.value() or ""}
@@ -86,12 +82,18 @@ class _ChoiceParts:
         self.extra: JSONObject = {}
         self.message_extra: JSONObject = {}
 
+    def add_texts(self, role: Any, content: Any, reasoning: Any) -> None:
+        self.role = self.role or role
+        if content is not None:
+            self.content.add(content)
+        if reasoning is not None:
+            self.reasoning.add(reasoning)
+
     def add(self, choice: ChunkChoice) -> None:
         delta = choice.delta
-        self.role = self.role or delta.role
-        self.content.add(delta.content)
-        self.reasoning.add(delta.reasoning_content)
-        self.refusal.add(delta.refusal)
+        self.add_texts(delta.role, delta.content, delta.reasoning_content)
+        if delta.refusal is not None:
+            self.refusal.add(delta.refusal)
         for call in delta.tool_calls:
             self._find_call(call).add(call)
         self.finish_reason = choice.finish_reason or self.finish_reason
@@ -144,6 +146,10 @@ def _extend(known: JSONObject, more: JSONObject) -> JSONObject:
     return known
 
 
+def _values(data: JSONObject) -> int:
+    return len(data) - [*data.values()].count(None)
+
+
 class Accumulator:
     """Puts chunks together to the answer that they are pieces of."""
 
@@ -151,6 +157,7 @@ class Accumulator:
         self._expected = expected_choices
         self._choices: Dict[int, _ChoiceParts] = {}
         self._top: JSONObject = {}
+        self._usual_values = 0  # how many of the last unusual chunk's fields were not null
 
     def add(self, raw: JSONObject) -> ChatCompletionChunk:
         """Take in the JSON of a chunk, and return the chunk.
@@ -161,20 +168,17 @@ class Accumulator:
         try:
             (choice,) = raw["choices"]
             delta = choice["delta"]
-            content = delta["content"]
-            if (
-                len(delta) == 1 and type(content) is str and choice.get("finish_reason") is None
-                and choice.get("logprobs") is None and choice.keys() <= _PLAIN_CHOICE_KEYS
-                and raw.keys() <= _PLAIN_KEYS and raw.get("usage") is None
-            ):
-                self._choices[choice["index"]].content.add(content)
+            # one of the many plain chunks: nothing but text, and null in all that has no value
+            if (delta.keys() <= _TEXT_KEYS and _values(choice) == 2
+                    and _values(raw) == self._usual_values):
+                self._choices[choice["index"]].add_texts(
+                    delta.get("role"), delta.get("content"),
+                    delta.get("reasoning_content") or delta.get("reasoning"))
                 return ChatCompletionChunk._wrap(raw, "chunk")
         except (KeyError, TypeError, ValueError, AttributeError):
-            pass  # not one of the many plain chunks
-        return self._add_any(raw)
-
-    def _add_any(self, raw: JSONObject) -> ChatCompletionChunk:
+            pass
         chunk = ChatCompletionChunk.from_dict(raw)
+        self._usual_values = _values(raw)
         for choice in chunk.choices:
             index = choice.index if isinstance(choice.index, int) else 0
             if index not in self._choices:

@@ -44,7 +44,8 @@ WRONG_TYPES = [
     ("stream_options", True), ("user", 3), ("extra_body", []), ("extra_body", "x"),
     ("extra_headers", []), ("extra_headers", {"X-A": 3}), ("timeout", "5"), ("deadline", "5"),
     ("n", True), ("temperature", True), ("extra_headers", {3: "b"}), ("timeout", True),
-    ("max_retries", "1"), ("max_retries", 1.5), ("max_retries", True), ("model", 3), ("model", ["m"]),
+    ("max_retries", "1"), ("max_retries", 1.5), ("max_retries", True), ("model", 3),
+    ("model", ["m"]),
 ]
 WRONG_VALUES = [
     ("timeout", 0), ("timeout", -1), ("timeout", float("inf")), ("timeout", float("nan")),

@@ -180,10 +180,11 @@ class WireObject:
 
     def _look_at_all(self) -> None:
         for name, declared in self._fields.items():
-            value = getattr(self, name)
-            if declared.of is not None and value is not None:
+            if declared.of is not None:
+                value = getattr(self, name)
                 for item in value if declared.many else [value]:
-                    item._look_at_all()
+                    if item is not None:
+                        item._look_at_all()
 
     def __getattr__(self, name: str) -> Any:  # runs only for what was not looked at before
         value: Any

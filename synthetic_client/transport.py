@@ -54,6 +54,7 @@ class _Wire(io.RawIOBase):
     def __init__(self, sock: socket.socket, clock: Clock) -> None:
         self.clock = clock
         self.heard = False
+        self._unsent = b""
         self._owner = os.getpid()
         self.use(sock)
 
@@ -65,6 +66,7 @@ class _Wire(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int:
+        self._flush()
         self.sock.settimeout(self.clock.wait())
         try:
             count = self.sock.recv_into(buffer)
@@ -73,14 +75,22 @@ class _Wire(io.RawIOBase):
         self.heard = self.heard or count > 0
         return count
 
-    def sendall(self, data: Any) -> None:
-        view = memoryview(data)
-        while view:
-            self.sock.settimeout(self.clock.wait())
-            try:
+    def sendall(self, data: bytes) -> None:
+        self._unsent += data
+        if len(self._unsent) > _BLOCK:
+            self._flush()
+
+    def _flush(self) -> None:
+        """Send what was written, head and body together: a packet less to wait for."""
+        view, self._unsent = memoryview(self._unsent), b""
+        try:
+            while view:
+                self.sock.settimeout(self.clock.wait())
                 view = view[self.sock.send(view[:_BLOCK]):]
-            except socket.timeout as error:
-                raise self.clock.expired() from error
+        except socket.timeout as error:
+            raise self.clock.expired() from error
+        except (BrokenPipeError, ConnectionResetError):
+            pass  # refused in mid-body: the reason may be there to be read
 
     def makefile(self, *_: Any) -> io.BufferedReader:
         return io.BufferedReader(self, _BLOCK)
@@ -447,12 +457,7 @@ class Transport(urllib.request.AbstractHTTPHandler):
         if connection.wire is not None:
             connection.wire.clock, connection.wire.heard = request.clock, False
         try:
-            try:
-                connection.request(request.get_method(), request.selector, request.data, headers)
-            except (BrokenPipeError, ConnectionResetError):
-                if connection.sock is None:
-                    raise
-                # refused in mid-body: the reason may be there to be read
+            connection.request(request.get_method(), request.selector, request.data, headers)
             return Response(connection.getresponse(), connection, self)
         except BaseException:
             connection.discard()

@@ -62,6 +62,7 @@ class _Wire:
         alias: str = ""
     ) -> None:
         self.of, self.many, self.always, self.parse, self.alias = of, many, always, parse, alias
+        self.plain = not (of or parse or alias)
 
     def __set_name__(self, owner: Type["WireObject"], name: str) -> None:
         self.name, self.key = name, name
@@ -80,6 +81,8 @@ class _Wire:
 
     def read(self, raw: JSONObject) -> Any:
         value = raw.get(self.key)
+        if self.plain:
+            return value
         if self.many:
             if value is not None and not isinstance(value, list):
                 raise _wrong_type(self.key, "a list", value)
@@ -91,7 +94,7 @@ class _Wire:
                 return None if value is None else self.parse(value)
             except (TypeError, ValueError, AttributeError, InvalidOperation, ResponseError):
                 return None
-        other = raw.get(self.alias) if self.alias and not value else None
+        other = raw.get(self.alias) if not value else None
         return other if isinstance(other, str) else value
 
 

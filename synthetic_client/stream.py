@@ -8,7 +8,7 @@ whether it is whole. Whatever ends a stream before that is an error which holds 
 """
 
 import json
-from typing import Any, Dict, Iterable, Iterator, List, Optional, Sequence
+from typing import Any, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence
 
 from .errors import (
     ResponseError, StreamInterruptedError, SyntheticError, answer_error, masked, parse_body,
@@ -82,16 +82,20 @@ class _ChoiceParts:
         self.extra: JSONObject = {}
         self.message_extra: JSONObject = {}
 
-    def add_texts(self, role: Any, content: Any, reasoning: Any) -> None:
-        self.role = self.role or role
-        if content is not None:
-            self.content.add(content)
-        if reasoning is not None:
-            self.reasoning.add(reasoning)
+    def add_texts(self, delta: Mapping[str, Any]) -> None:
+        for key, piece in delta.items():
+            if piece is None:
+                continue
+            if key == "content":
+                self.content.add(piece)
+            elif key == "role":
+                self.role = self.role or piece
+            elif key == "reasoning_content" or not delta.get("reasoning_content"):
+                self.reasoning.add(piece)
 
     def add(self, choice: ChunkChoice) -> None:
         delta = choice.delta
-        self.add_texts(delta.role, delta.content, delta.reasoning_content)
+        self.add_texts({key: delta.get(key) for key in ("role", "content", "reasoning_content")})
         if delta.refusal is not None:
             self.refusal.add(delta.refusal)
         for call in delta.tool_calls:
@@ -171,9 +175,7 @@ class Accumulator:
             # one of the many plain chunks: nothing but text, and null in all that has no value
             if (delta.keys() <= _TEXT_KEYS and _values(choice) == 2
                     and _values(raw) == self._usual_values):
-                self._choices[choice["index"]].add_texts(
-                    delta.get("role"), delta.get("content"),
-                    delta.get("reasoning_content") or delta.get("reasoning"))
+                self._choices[choice["index"]].add_texts(delta)
                 return ChatCompletionChunk._wrap(raw, "chunk")
         except (KeyError, TypeError, ValueError, AttributeError):
             pass

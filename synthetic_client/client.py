@@ -113,7 +113,7 @@ class SyntheticClient:
         _check_ranges(vars(self))
         self._headers = _read_headers("headers", headers)
         scheme, host = self._origin.split("://")
-        self._is_synthetic = host.partition(":")[0].endswith("synthetic.new")
+        self._is_synthetic = f".{host.partition(':')[0]}".endswith(".synthetic.new")
         loopback = _is_loopback(host)
         self._proxy = "" if proxy is None and loopback else proxy
         self._ssl_context, self._ca_file = ssl_context, ca_file
@@ -356,15 +356,14 @@ class SyntheticClient:
     def _read_json(self, response: "Response", meta: Meta, call: "_Call") -> Any:
         """Return a whole answer's JSON; an error object in it is raised."""
         raw = response.read(self._max_response_bytes)
-        if not raw and call.method != "POST":
+        if not raw:
             return None
         text = raw.decode("utf-8-sig", "replace")
         try:
             data = json.loads(text, strict=False)
         except (ValueError, RecursionError) as error:
-            said = quote(text) or "it is empty"
-            raise ResponseError(f"the answer is not JSON: {said}; check base_url", body=text
-                                ) from error
+            raise ResponseError(
+                f"the answer is not JSON: {quote(text)}; check base_url", body=text) from error
         error_inside = answer_error(data)
         if error_inside is not None:
             raise error_inside
@@ -375,7 +374,7 @@ class SyntheticClient:
     ) -> ChatCompletion:
         data = self._read_json(response, meta, call)
         if not isinstance(data, dict) or not isinstance(data.get("choices"), list):
-            said = quote(json.dumps(data))
+            said = "it is empty" if data is None else quote(json.dumps(data))
             raise ResponseError(f"the answer is no completion: {said}; check base_url", body=data)
         completion = ChatCompletion.from_dict(data)
         completion.meta = meta

@@ -21,8 +21,8 @@ from typing import (
 
 from . import retry
 from .errors import (
-    APIStatusError, ConfigurationError, ResponseError, SyntheticError, answer_error, parse_body,
-    quote, scrub, status_error
+    APIStatusError, ConfigurationError, ResponseError, SyntheticError, answer_error, masked,
+    parse_body, quote, scrub, status_error
 )
 from .schema import (
     CallOptions, ChatCompletion, ChatParams, Headers, JSONObject, Message, Meta, Quotas,
@@ -42,7 +42,7 @@ MAX_REQUEST_BYTES = 10 * 1024 * 1024  # beyond it the service answers that the J
 _MAX_ERROR_BYTES = 1024 * 1024
 _MAX_SECONDS = 4_000_000  # what threads and sockets take on every system
 _URL = re.compile(
-    r"(https?)://(\[[0-9a-f:.]+\]|[^\s/?#@:\[\]\\%]+)(:[0-9]{1,5})?((?:/[^\s?#]*)?)", re.I)
+    r"(https?)://(\[[0-9a-f:.]+\]|[^\x00-\x20/?#@:\[\]\\%\x7f]+)(:[0-9]{1,5})?((?:/[^\s?#]*)?)", re.I)
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _HEADER_VALUE = re.compile(r"[\t -~\x80-\xff]*")
 _SECRET_HEADERS = ("authorization", "x-api-key", "api-key", "proxy-authorization", "cookie")
@@ -115,18 +115,18 @@ class SyntheticClient:
         scheme, host = self._origin.split("://")
         self._is_synthetic = f".{host.partition(':')[0]}".endswith(".synthetic.new")
         loopback = _is_loopback(host)
+        self._refuses_keys = scheme == "http" and not (loopback or allow_http)
         self._proxy = "" if proxy is None and loopback else proxy
         self._ssl_context, self._ca_file = ssl_context, ca_file
-        keyed = self._api_key or "authorization" in self._headers
-        if keyed and scheme == "http" and not (loopback or allow_http):
-            raise ConfigurationError(
-                "base_url is plain http://, where anyone on the way can read the key; use "
-                "https://, or allow_http=True if that network is yours"
-            )
+        self._check_plain_http(self._request_headers({}, False))
         if ca_file is not None and ssl_context is not None:
             raise ConfigurationError("give ca_file or ssl_context, not both")
         if ca_file is not None and not os.path.isfile(ca_file):
             raise ConfigurationError(f"ca_file {ca_file!r} is no file; give a PEM bundle's path")
+        if ca_file is not None:
+            with open(ca_file, "rb") as file:
+                if b"-----BEGIN" not in file.read():
+                    raise ConfigurationError(f"ca_file {ca_file!r} holds no PEM certificates")
         if proxy:
             self._transport()  # says now what is wrong with it
 
@@ -194,7 +194,7 @@ class SyntheticClient:
         check_params(options, CallOptions)
         check_type("path", path, (str,))
         check_type("method", method, (str,))
-        if not re.fullmatch("[A-Za-z]+", method):
+        if not re.fullmatch("[A-Za-z]+", method) or method.upper() == "CONNECT":
             raise ConfigurationError("method should be a word such as GET or POST")
         return self._ask(method.upper(), path, json, options, self._read_json)
 
@@ -246,13 +246,13 @@ class SyntheticClient:
     ) -> JSONObject:
         check_params(params, ChatParams)
         check_type("model", model, (str, type(None)))
-        name = model or self.model
+        name = (model or self.model or "").strip()
+        if name.startswith("synthetic/"):  # LiteLLM's route
+            name = name[len("synthetic/"):]
         if not name:
             raise ConfigurationError(
                 "no model is named; give model= or set SYNTHETIC_MODEL, such as syn:large:text"
             )
-        if name.startswith("synthetic/"):  # LiteLLM's route
-            name = name[len("synthetic/"):]
         payload = {"model": name, "messages": _read_messages(messages)}
         others = (*parameters(CallOptions), "extra_body")
         payload.update((key, value) for key, value in params.items()
@@ -268,14 +268,13 @@ class SyntheticClient:
     ) -> _R:
         """Make the call, and return what `read` makes of the answer."""
         call = self._prepare(method, path, payload, options)
-        attempts = 0
+        meta = None
         try:
             response, attempts = self._send(call)
             meta = _read_meta(response, attempts)
             return read(response, meta, call)
         except SyntheticError as error:
-            error.attempts = attempts or error.attempts
-            scrub(error, call.secrets)
+            _complete(error, meta, call)
             raise
 
     def _prepare(
@@ -284,6 +283,7 @@ class SyntheticClient:
         if self._closed:
             raise RuntimeError("this client is closed; make another one")
         headers = self._request_headers(options, payload is not None)
+        self._check_plain_http(headers)
         if self._is_synthetic and "authorization" not in headers and path.strip("/") != "models":
             raise ConfigurationError(
                 "no API key: get one at https://synthetic.new and set SYNTHETIC_API_KEY, or give "
@@ -295,17 +295,20 @@ class SyntheticClient:
                 f"the request has {len(body)} bytes, the service takes {MAX_REQUEST_BYTES}; "
                 "shorten the messages or shrink the images"
             )
+        chosen = payload.get("n") if isinstance(payload, dict) else 1
         limits = {name: getattr(self, name) if options.get(name) is None else options[name]
                   for name in ("timeout", "deadline", "max_retries")}
         _check_ranges(limits)
         clock = retry.Clock(limits["timeout"], self.connect_timeout, limits["deadline"])
         tokens = [headers.get(name, "").rpartition(" ")[2] for name in _SECRET_HEADERS]
-        found = (self._api_key or "", *tokens, *self._transport().secrets)
+        found = [self._api_key or "", *tokens, *self._transport().secrets]
+        found += ["".join(c if c.isalnum() or c in "-._~" else f"%{ord(c):02X}" for c in secret)
+                  for secret in found]  # as URLs have it
         return _Call(
             method, self._url(path), headers, body, clock,
             limits["max_retries"],
             sorted((secret for secret in found if len(secret) > 3), key=len, reverse=True),
-            options.get("n") or 1,
+            chosen if isinstance(chosen, int) else 1,
         )
 
     def _send(self, call: "_Call") -> "Tuple[Response, int]":
@@ -318,7 +321,9 @@ class SyntheticClient:
                     call.method, call.url, call.headers, call.body, call.clock, attempt)
                 if 200 <= response.status < 300:
                     return response, attempt
-                error: SyntheticError = _read_refusal(response, attempt)
+                error: SyntheticError = _read_refusal(response, _read_meta(response, attempt))
+            except ConfigurationError:
+                raise
             except SyntheticError as caught:
                 error = caught
             error.attempts = attempt
@@ -329,8 +334,15 @@ class SyntheticClient:
                                        wait, type(error).__name__)
             time.sleep(wait)
 
+    def _check_plain_http(self, headers: Mapping[str, str]) -> None:
+        if self._refuses_keys and any(name in headers for name in _SECRET_HEADERS):
+            raise ConfigurationError(
+                "base_url is plain http://, where anyone on the way can read the key; use "
+                "https://, or allow_http=True if that network is yours"
+            )
+
     def _url(self, path: str) -> str:
-        if "://" in path or not re.fullmatch("[!-~]*", path):
+        if "://" in path or not re.fullmatch('[!"$-~]*', path):
             raise ConfigurationError("path should be like /embeddings, of printable ASCII")
         if path.startswith(("/v2/", "/anthropic/")):
             return self._origin + path
@@ -360,7 +372,7 @@ class SyntheticClient:
             return None
         text = raw.decode("utf-8-sig", "replace")
         try:
-            data = json.loads(text, strict=False)
+            data = _from_json(text)
         except (ValueError, RecursionError) as error:
             raise ResponseError(
                 f"the answer is not JSON: {quote(text)}; check base_url", body=text) from error
@@ -384,7 +396,8 @@ class SyntheticClient:
         kind = meta.headers.get("content-type", "").lower()
         if "json" not in kind and "html" not in kind:
             return ChatStream(response, meta, expected_choices=call.choices,
-                              max_event_bytes=self._max_response_bytes, secrets=call.secrets)
+                              max_event_bytes=self._max_response_bytes,
+                              on_error=lambda error: _complete(error, meta, call))
         whole = self._read_completion(response, meta, call).to_dict()  # it does not stream
         choices = [{**choice, "delta": choice.get("message")}
                    for choice in whole["choices"] if choice]
@@ -421,31 +434,46 @@ def _read_meta(response: "Response", attempts: int) -> Meta:
     return Meta(response.status, headers, request_id, attempts, quotas)
 
 
-def _read_refusal(response: "Response", attempts: int) -> APIStatusError:
+def _read_refusal(response: "Response", meta: Meta) -> APIStatusError:
     """Return the error for an answer whose status is not 2xx."""
-    meta = _read_meta(response, attempts)
     try:
         text = response.read(_MAX_ERROR_BYTES).decode("utf-8", "replace")
     except SyntheticError:
         text = ""  # the status says enough
-    now, hint = datetime.now(timezone.utc), None
-    wait = retry.parse_retry_after(meta.headers, now)
-    spent = retry.used_up_quota(meta.quotas, now) if meta.quotas else None
-    target = meta.headers.get("location")
-    if response.status == 429 and spent is not None:
-        name, left = spent
-        hint = f"Your {name} is used up"
-        if left is not None:
-            hours, minutes = divmod(int(left) // 60 + 1, 60)
-            hint += f"; it renews in {hours} h {minutes} min"
-            wait = left if wait is None or left > retry.LONGEST_WAIT else wait
-    elif 300 <= response.status < 400 and target:
+    hint, target = None, meta.headers.get("location")
+    if 300 <= response.status < 400 and target:
         place = re.sub("//[^/]*@", "//", target).partition("?")[0]
         hint = f"It redirects to {quote(place)}, which is not followed; check base_url"
-    return status_error(
-        response.status, parse_body(text), hint=hint, headers=meta.headers,
-        request_id=meta.request_id, quotas=meta.quotas, retry_after=wait
-    )
+    error = status_error(response.status, parse_body(text), hint=hint)
+    _add_headers(error, meta)
+    return error
+
+
+def _add_headers(error: APIStatusError, meta: Meta) -> None:
+    """Give an error what the answer's headers say, first of all when to ask again."""
+    now = datetime.now(timezone.utc)
+    error.headers, error.request_id, error.quotas = meta.headers, meta.request_id, meta.quotas
+    wait = retry.parse_retry_after(meta.headers, now)
+    spent = retry.used_up_quota(meta.quotas, now) if meta.quotas else None
+    if error.status_code == 429 and spent is not None:
+        name, left = spent
+        said = f" Your {name} is used up"
+        if left is not None:
+            hours, minutes = divmod(int(left) // 60 + 1, 60)
+            said += f"; it renews in {hours} h {minutes} min"
+            wait = left if wait is None or left > retry.LONGEST_WAIT else wait
+        error.args = (f"{error}{said}.",)
+    error.retry_after = wait
+
+
+def _complete(error: SyntheticError, meta: Optional[Meta], call: "_Call") -> None:
+    """Add to an error what its answer's headers say, and hide the secrets in both."""
+    if meta is not None:
+        error.attempts = meta.attempts
+        if isinstance(error, APIStatusError):
+            _add_headers(error, meta)
+        vars(meta).update(masked(vars(meta), call.secrets))
+    scrub(error, call.secrets)
 
 
 def _read_messages(messages: Messages) -> List[Any]:
@@ -465,7 +493,7 @@ def _read_messages(messages: Messages) -> List[Any]:
             raise TypeError(f"messages[{place}] should be a dict or a Message, not {kind}")
         if isinstance(message, Message):
             read.append(message.to_param())
-        elif not isinstance(message.get("role"), str):
+        elif not isinstance(message.get("role"), str) or not message["role"]:
             raise ConfigurationError(f"messages[{place}] has no role, such as 'user'")
         else:
             read.append(message)
@@ -487,6 +515,7 @@ def _plain(value: Any) -> Any:
     raise TypeError(f"a {type(value).__name__} cannot be sent as JSON")
 
 
+_from_json = json.JSONDecoder(strict=False).decode
 _to_json = json.JSONEncoder(
     ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=_plain).encode
 
@@ -538,9 +567,13 @@ def _read_key(given: Optional[str]) -> Optional[str]:
 
 
 def _read_base_url(url: str) -> str:
+    import ipaddress
+
     match = _URL.fullmatch(url.strip())
     try:
         scheme, host, port, path = match.groups()  # type: ignore[union-attr]
+        if host.startswith("["):
+            ipaddress.IPv6Address(host[1:-1])
         host = host.lower().encode("idna").decode("ascii")
         if not path.isascii() or port and not 0 < int(port[1:]) < 65536:
             raise ValueError

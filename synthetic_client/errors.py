@@ -24,6 +24,7 @@ import json
 import re
 from typing import Any, Dict, Mapping, Optional, Sequence, Tuple, Type
 
+_CUT = "[...]"  # ends a quotation that was cut short
 _LONGEST_QUOTE = 300  # characters of a server's text within our one line
 _CONTEXT_TEXTS = re.compile(r"longer than the model's context length|context limit exceeded", re.I)
 _CONTEXT_CODES = ("context_length_exceeded", "exceed_context_size_error")
@@ -154,6 +155,8 @@ def masked(value: Any, secrets: Sequence[str]) -> Any:
     if isinstance(value, str):
         for secret in secrets:
             value = value.replace(secret, "***")
+            for size in range(len(secret) - 1, 3, -1) if _CUT in value else ():
+                value = value.replace(secret[:size] + _CUT, "***" + _CUT)
         return re.sub(r"//[^/@\s]*@", "//", value)
     if isinstance(value, dict):
         pairs = [(masked(key, secrets), masked(item, secrets)) for key, item in value.items()]
@@ -166,13 +169,13 @@ def masked(value: Any, secrets: Sequence[str]) -> Any:
 
 
 def quote(text: str) -> str:
-    """Return a server's text as part of one line: no breaks, whole words, of bounded length."""
+    """Return a server's text as part of one line: no breaks, of bounded length."""
     title = re.search(r"<title>(.*?)</title>", text[:100_000], re.I | re.S)
     if title:
         text = title.group(1)
     line = " ".join("".join(c if c.isprintable() else " " for c in text[:4000]).split())
     if len(line) > _LONGEST_QUOTE or len(text) > 4000:
-        line = line[:_LONGEST_QUOTE].rpartition(" ")[0] + "..."  # no half of an echoed key
+        line = line[:_LONGEST_QUOTE] + _CUT
     return line
 
 

@@ -189,17 +189,18 @@ class WireObject:
                     if item is not None:
                         item._look_at_all()
 
-    def __getattr__(self, name: str) -> Any:  # runs only for what was not looked at before
-        value: Any
-        if name == "extra":
-            known = {declared.key for declared in self._fields.values()}
-            value = {key: item for key, item in self._raw.items() if key not in known}
-        elif name == "meta" and isinstance(self, ChatCompletion):
-            value = Meta()
-        else:
-            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-        self.__dict__[name] = value
-        return value
+    if not TYPE_CHECKING:  # or no misspelt attribute would be seen
+
+        def __getattr__(self, name):  # runs only for what was not looked at before
+            if name == "extra":
+                known = {declared.key for declared in self._fields.values()}
+                value = {key: item for key, item in self._raw.items() if key not in known}
+            elif name == "meta" and isinstance(self, ChatCompletion):
+                value = Meta()
+            else:
+                raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+            self.__dict__[name] = value
+            return value
 
     def to_dict(self) -> JSONObject:
         """Return the JSON object as the server sent it, with what was changed since."""
@@ -477,12 +478,22 @@ class ChatCompletionChunk(WireObject):
         return (self.choices[0].delta.content or "") if self.choices else ""
 
 
+def text_chunk(raw: JSONObject, choice: JSONObject, delta: JSONObject) -> ChatCompletionChunk:
+    """Return what `from_dict` would, for the many chunks with nothing but text: much sooner."""
+    new = object.__new__
+    made, part, chunk = new(Delta), new(ChunkChoice), new(ChatCompletionChunk)
+    made._raw, made.content = delta, delta.get("content")
+    part._raw, part.delta = choice, made
+    chunk._raw, chunk.choices = raw, [part]
+    return chunk
+
+
 class CallOptions(TypedDict, total=False):
     """What every call takes beside its request."""
 
-    timeout: Annotated[Optional[float], "seconds the server may stay silent; the client's"]
+    timeout: Annotated[Optional[float], "seconds the server may stay silent; else the client's"]
     deadline: Annotated[Optional[float], "seconds for the whole call, retries included"]
-    max_retries: Annotated[Optional[int], "how often to ask again, 0 or more; the client's"]
+    max_retries: Annotated[Optional[int], "how often to ask again, 0 or more; else the client's"]
     extra_headers: Annotated[Optional[Mapping[str, str]], "headers to send beside the client's"]
 
 

@@ -8,14 +8,13 @@ whether it is whole. Whatever ends a stream before that is an error which holds 
 """
 
 import json
-from typing import Any, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence
+from typing import Any, Callable, Dict, Iterable, Iterator, List, Mapping, Optional
 
 from .errors import (
-    ResponseError, StreamInterruptedError, SyntheticError, answer_error, masked, parse_body,
-    quote, scrub
+    ResponseError, StreamInterruptedError, SyntheticError, answer_error, parse_body, quote
 )
 from .schema import (
-    ChatCompletion, ChatCompletionChunk, ChunkChoice, JSONObject, Meta, ToolCallDelta
+    ChatCompletion, ChatCompletionChunk, ChunkChoice, JSONObject, Meta, ToolCallDelta, text_chunk
 )
 from .sse import MAX_EVENT_BYTES, SSEParser, ServerSentEvent
 
@@ -176,7 +175,7 @@ class Accumulator:
             if (delta.keys() <= _TEXT_KEYS and _values(choice) == 2
                     and _values(raw) == self._usual_values):
                 self._choices[choice["index"]].add_texts(delta)
-                return ChatCompletionChunk._wrap(raw, "chunk")
+                return text_chunk(raw, choice, delta)
         except (KeyError, TypeError, ValueError, AttributeError):
             pass
         chunk = ChatCompletionChunk.from_dict(raw)
@@ -223,14 +222,14 @@ class ChatStream(Iterator[ChatCompletionChunk]):
     def __init__(
         self, response: Any, meta: Meta, *, events: Iterable[ServerSentEvent] = (),
         expected_choices: int = 1, max_event_bytes: int = MAX_EVENT_BYTES,
-        secrets: Sequence[str] = ()
+        on_error: Optional[Callable[[SyntheticError], None]] = None
     ) -> None:
         self.meta = meta
         self._response = response
         self._events = iter(events)
         self._parser = SSEParser(max_event_bytes)
         self._accumulator = Accumulator(expected_choices)
-        self._secrets = secrets
+        self._on_error = on_error  # adds what the client knows, hides what none may see
         self._error: Optional[SyntheticError] = None
         self._whole = self._ended = False
         self._head = b""
@@ -289,8 +288,10 @@ class ChatStream(Iterator[ChatCompletionChunk]):
             self._head = self._head or data[:1000]
             return self._parser.feed(data)
         if self._accumulator.is_empty and self._head.lstrip()[:1] in (b"<", b"{", b"["):
-            text = quote(self._head.decode("utf-8", "replace") + " " * 4000)
-            raise ResponseError(f"the answer is no event stream: {text}", body=text)
+            body = parse_body(self._head.decode("utf-8", "replace"))
+            text = quote(str(body)[:300] + "[...]")
+            raise answer_error(body) or ResponseError(
+                f"the answer is no event stream: {text}", body=text)
         if not self._accumulator.is_finished:
             raise StreamInterruptedError(
                 "the stream ended before the answer was whole; see partial, or ask again"
@@ -310,9 +311,9 @@ class ChatStream(Iterator[ChatCompletionChunk]):
         if isinstance(error, Exception) and closed:
             return  # by another thread, which is no fault
         if isinstance(error, SyntheticError):
-            scrub(error, self._secrets)
-            vars(self.meta).update(masked(vars(self.meta), self._secrets))
-            error.partial, error.attempts = self.partial, self.meta.attempts
+            if self._on_error is not None:
+                self._on_error(error)
+            error.partial = self.partial
             self._error = error
         raise error
 

@@ -12,6 +12,7 @@ wrong below leaves here as an error of this package.
 import base64
 import http.client
 import io
+import ipaddress
 import logging
 import os
 import re
@@ -42,6 +43,7 @@ _UNPACKED_BLOCK = 1 << 20  # bytes that one step of decompression may give
 _DRAIN_SECONDS = 0.05  # for the end of a body whose last event was read already
 _KEEP_ALIVE = {"TCP_KEEPIDLE": 60, "TCP_KEEPALIVE": 60, "TCP_KEEPINTVL": 30, "TCP_KEEPCNT": 4}
 _PROXY = re.compile(r"(?:(\w+)://)?(?:([^/\s]*)@)?(\[[0-9a-fA-F:.]+\]|[^/:@\s\[\]]+)(:[0-9]+)?/?")
+_STRICT = "; Python 3.13 and newer check strictly (ssl.VERIFY_X509_STRICT)"
 _FAULTS = (OSError, ValueError, http.client.HTTPException, zlib.error)
 
 
@@ -53,9 +55,9 @@ class _Wire(io.RawIOBase):
 
     def __init__(self, sock: socket.socket, clock: Clock) -> None:
         self.clock = clock
-        self.heard = False
+        self.heard = False  # anything of the answer
+        self.owner = os.getpid()
         self._unsent = b""
-        self._owner = os.getpid()
         self.use(sock)
 
     def use(self, sock: socket.socket) -> None:
@@ -72,7 +74,7 @@ class _Wire(io.RawIOBase):
             count = self.sock.recv_into(buffer)
         except socket.timeout as error:
             raise self.clock.expired() from error
-        self.heard = self.heard or count > 0
+        self.heard = self.heard or count > 0 and self.clock.connect_ends is None
         return count
 
     def sendall(self, data: bytes) -> None:
@@ -100,7 +102,7 @@ class _Wire(io.RawIOBase):
 
     def cut(self) -> None:
         """Close the socket and wake who waits for it; a parent's, after a fork, lives on."""
-        if self._owner == os.getpid():
+        if self.owner == os.getpid():
             try:
                 socket.socket.shutdown(self.sock, socket.SHUT_RDWR)
             except OSError:
@@ -111,6 +113,8 @@ class _Wire(io.RawIOBase):
         """Say whether an idle connection is alive: nothing, not even its end, has come."""
         try:
             self.sock.settimeout(0)
+            if isinstance(self.sock, ssl.SSLSocket) and self.sock.pending():
+                return False
             socket.socket.recv(self.sock, 1, socket.MSG_PEEK)
         except BlockingIOError:
             return True
@@ -168,7 +172,6 @@ class _Connection(http.client.HTTPConnection):
             except socket.timeout as error:
                 raise self.clock.expired() from error
         self.clock.connect_ends = None
-        self.wire.heard = False
 
     def _dial(self) -> socket.socket:
         """Connect to the first address that answers, each with its share of the time."""
@@ -225,16 +228,15 @@ class Response:
 
     def read(self, limit: int) -> bytes:
         """Return the whole body; more than `limit` bytes are a ResponseError."""
-        parts, size = [], 0
+        body = bytearray()
         for data in iter(self.read1, b""):
-            parts.append(data)
-            size += len(data)
-            if size > limit:
+            body += data
+            if len(body) > limit:
                 self.close()
                 raise ResponseError(
                     f"the answer is over {limit} bytes; raise max_response_bytes if it may be"
                 )
-        return b"".join(parts)
+        return bytes(body)
 
     def read1(self) -> bytes:
         """Return what has come of the body, unpacked; waits for the first byte, b"" at its end.
@@ -249,7 +251,9 @@ class Response:
             self.close()
             if isinstance(error, SyntheticError) or not isinstance(error, _FAULTS):
                 raise
-            raise _cut(f"the connection broke, {type(error).__name__}") from error
+            packing = isinstance(error, zlib.error)
+            raise _cut("its compression is broken" if packing else "the connection broke"
+                       ) from error
         if not data:
             self._raw.close()
             self.finish()
@@ -268,7 +272,7 @@ class Response:
     def finish(self) -> None:
         """Give the connection back: nothing but the end of the framing is still to come."""
         owner, self._owner = self._owner, None
-        if owner is not None and self._raw.will_close:
+        if owner is not None and (self._raw.will_close or self.status < 200):
             self._connection.discard()
         elif owner is not None:
             owner.give_back(self._connection, None if self._raw.isclosed() else self)
@@ -287,6 +291,8 @@ def _read_blocks(raw: http.client.HTTPResponse) -> Iterator[bytes]:
     reads on behind one that read1() has read to its end.
     """
     source, left = raw.fp, raw.length
+    if left == 0:  # also a 204 or an answer to HEAD that calls itself chunked
+        return
     if left is None and not raw.chunked:
         yield from iter(lambda: source.read1(_BLOCK), b"")
         return
@@ -323,8 +329,9 @@ def _unpack(blocks: Iterator[bytes], encoding: str) -> Iterator[bytes]:
                 bare = encoding == "deflate" and packed[0] & 0x0F != 8
                 inflate = zlib.decompressobj(-15 if bare else 47)
             elif inflate.eof:
-                packed = packed.lstrip(b"\0")  # padding
-                inflate = zlib.decompressobj(47) if packed else inflate
+                if packed[:1] != b"\x1f":  # padding, or a line end: gzip(1) ignores it too
+                    break
+                inflate = zlib.decompressobj(47)
             data = inflate.decompress(packed, _UNPACKED_BLOCK)
             while data:
                 yield data
@@ -385,7 +392,7 @@ class Transport(urllib.request.AbstractHTTPHandler):
             request: Any = urllib.request.Request(url, body, dict(headers), method=method)
             request.clock, request.connection = clock, None
             response = self._open(request, attempt)
-            target = urllib.parse.urljoin(url, response.location) if response.location else ""
+            target = _join(url, response.location)
             follow = response.status in (307, 308) and target.startswith(self._origin + "/")
             if not follow or redirects == REDIRECTS:
                 return response
@@ -400,6 +407,8 @@ class Transport(urllib.request.AbstractHTTPHandler):
 
     def give_back(self, connection: _Connection, unfinished: Optional[Response]) -> None:
         """Keep a connection whose answer has been read, or has but its framing left."""
+        if connection.wire is None or connection.wire.owner != os.getpid():
+            return connection.discard()
         connection.unfinished = unfinished
         connection.idle_since = time.monotonic()
         self._idle.append(connection)
@@ -454,6 +463,7 @@ class Transport(urllib.request.AbstractHTTPHandler):
         self, connection: _Connection, request: Any, headers: Dict[str, str]
     ) -> Response:
         connection.clock, request.connection = request.clock, connection
+        request.clock.connect_ends = None  # of an attempt that did not connect
         if connection.wire is not None:
             connection.wire.clock, connection.wire.heard = request.clock, False
         try:
@@ -506,10 +516,9 @@ class Transport(urllib.request.AbstractHTTPHandler):
             trusted = "your ssl_context"
         elif self._ca_file:
             trusted += f" and {self._ca_file}"
-        strict = "; Python 3.13 and newer check strictly (ssl.VERIFY_X509_STRICT)"
         return (f"the certificate of {self._origin} is not trusted: {error.verify_message}; "
                 f"checked against {trusted}; add yours with ca_file= or SSL_CERT_FILE"
-                + (strict if sys.version_info >= (3, 13) else ""))
+                + _STRICT * (sys.version_info >= (3, 13)))
 
 
 @lru_cache(maxsize=POOLS)
@@ -531,6 +540,11 @@ def environment() -> Tuple[Any, ...]:
 def _make_context(ca_file: Optional[str]) -> ssl.SSLContext:
     context = ssl.create_default_context()
     context.minimum_version = ssl.TLSVersion.TLSv1_2
+    paths = ssl.get_default_verify_paths()
+    if os.environ.get("SSL_CERT_FILE") == "" and os.path.isfile(paths.openssl_cafile):
+        context.load_verify_locations(cafile=paths.openssl_cafile)  # empty counts as not set
+    if os.environ.get("SSL_CERT_DIR") == "" and os.path.isdir(paths.openssl_capath):
+        context.load_verify_locations(capath=paths.openssl_capath)
     if ca_file:
         try:
             context.load_verify_locations(ca_file)
@@ -550,7 +564,9 @@ def _find_proxy(origin: str, given: Optional[str]) -> Optional[_Proxy]:
     if not given:
         return None
     match = _PROXY.fullmatch(given.strip())
-    if match is None or (match.group(1) or "http").lower() not in ("http", "https"):
+    if match is None or (match.group(1) or "http").lower() not in ("http", "https") or (
+        not _is_host(match.group(3)) or not 0 < int((match.group(4) or ":80")[1:]) < 65536
+    ):
         raise ConfigurationError(
             "the proxy should be like http://user:password@host:port; SOCKS is not supported "
             "(proxy= or the environment's http_proxy, https_proxy)"
@@ -563,6 +579,23 @@ def _find_proxy(origin: str, given: Optional[str]) -> Optional[_Proxy]:
     token = base64.b64encode(plain.encode("utf-8")).decode("ascii")
     secrets = (token, userinfo, plain, userinfo.partition(":")[2], plain.partition(":")[2])
     return _Proxy(host, {"Proxy-Authorization": f"Basic {token}"}, secrets)
+
+
+def _is_host(name: str) -> bool:
+    try:
+        if name.startswith("["):
+            return bool(ipaddress.IPv6Address(name[1:-1]))
+        return not re.search("[\\x00-\\x20\\x7f]", name) and bool(name.encode("idna"))
+    except ValueError:
+        return False
+
+
+def _join(url: str, location: Optional[str]) -> str:
+    """Return where a redirect leads, "" where that cannot be said."""
+    try:
+        return urllib.parse.urljoin(url, location) if re.fullmatch("[!-~]+", location or "") else ""
+    except ValueError:
+        return ""
 
 
 def _cut(reason: str) -> StreamInterruptedError:

@@ -42,7 +42,8 @@ MAX_REQUEST_BYTES = 10 * 1024 * 1024  # beyond it the service answers that the J
 _MAX_ERROR_BYTES = 1024 * 1024
 _MAX_SECONDS = 4_000_000  # what threads and sockets take on every system
 _URL = re.compile(
-    r"(https?)://(\[[0-9a-f:.]+\]|[^\x00-\x20/?#@:\[\]\\%\x7f]+)(:[0-9]{1,5})?((?:/[^\s?#]*)?)", re.I)
+    r"(https?)://(\[[0-9a-f:.]+\]|[^\x00-\x20/?#@:\[\]\\%\x7f]+)(:[0-9]{1,5})?((?:/[^\s?#]*)?)",
+    re.I)
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _HEADER_VALUE = re.compile(r"[\t -~\x80-\xff]*")
 _SECRET_HEADERS = ("authorization", "x-api-key", "api-key", "proxy-authorization", "cookie")

@@ -162,6 +162,7 @@ class _Connection(http.client.HTTPConnection):
         if self.tunnels:
             self._tunnel()  # type: ignore[attr-defined]
         if self.context is not None:
+            sock.getpeername()  # raises where the peer is gone: wrap_socket() would leak then
             sock = self.context.wrap_socket(
                 sock, server_hostname=self.server_name, do_handshake_on_connect=False
             )
@@ -593,7 +594,8 @@ def _is_host(name: str) -> bool:
 def _join(url: str, location: Optional[str]) -> str:
     """Return where a redirect leads, "" where that cannot be said."""
     try:
-        return urllib.parse.urljoin(url, location) if re.fullmatch("[!-~]+", location or "") else ""
+        plain = location and re.fullmatch("[!-~]+", location)
+        return urllib.parse.urljoin(url, location) if location and plain else ""
     except ValueError:
         return ""
 

@@ -48,14 +48,14 @@ class Clock:
     def wait(self) -> float:
         """Return the seconds that the next wait may take; raises where there are none."""
         now = time.monotonic()
-        ends, self._phase = now + self._limits["silence"], "silence"
+        seconds, self._phase = self._limits["silence"], "silence"
         if self.connect_ends is not None:
-            ends, self._phase = self.connect_ends, "connect"
-        if self._ends < ends:
-            ends, self._phase = self._ends, "deadline"
-        if ends <= now:
+            seconds, self._phase = self.connect_ends - now, "connect"
+        if self._ends - now < seconds:
+            seconds, self._phase = self._ends - now, "deadline"
+        if seconds <= 0:
             raise self.expired()
-        return ends - now
+        return seconds
 
     def expired(self) -> APITimeoutError:
         """Return the error for the wait that was allowed last."""

@@ -16,6 +16,7 @@ import ipaddress
 import logging
 import os
 import re
+import select
 import socket
 import ssl
 import sys
@@ -69,7 +70,7 @@ class _Wire(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:
         self._flush()
-        self.sock.settimeout(self.clock.wait())
+        self._limit_wait()
         try:
             count = self.sock.recv_into(buffer)
         except socket.timeout as error:
@@ -87,12 +88,17 @@ class _Wire(io.RawIOBase):
         view, self._unsent = memoryview(self._unsent), b""
         try:
             while view:
-                self.sock.settimeout(self.clock.wait())
+                self._limit_wait()
                 view = view[self.sock.send(view[:_BLOCK]):]
         except socket.timeout as error:
             raise self.clock.expired() from error
         except (BrokenPipeError, ConnectionResetError):
             pass  # refused in mid-body: the reason may be there to be read
+
+    def _limit_wait(self) -> None:
+        seconds = self.clock.wait()
+        if seconds != self.sock.gettimeout():  # setting it costs a system call
+            self.sock.settimeout(seconds)
 
     def makefile(self, *_: Any) -> io.BufferedReader:
         return io.BufferedReader(self, _BLOCK)
@@ -111,16 +117,13 @@ class _Wire(io.RawIOBase):
 
     def is_quiet(self) -> bool:
         """Say whether an idle connection is alive: nothing, not even its end, has come."""
-        try:
-            self.sock.settimeout(0)
-            if isinstance(self.sock, ssl.SSLSocket) and self.sock.pending():
-                return False
-            socket.socket.recv(self.sock, 1, socket.MSG_PEEK)
-        except BlockingIOError:
-            return True
-        except OSError:
-            pass
-        return False
+        if isinstance(self.sock, ssl.SSLSocket) and self.sock.pending():
+            return False
+        if not hasattr(select, "poll"):
+            return not any(select.select([self.sock], [], [], 0))
+        poll = select.poll()
+        poll.register(self.sock, select.POLLIN)
+        return not poll.poll(0)
 
 
 class _Answer(http.client.HTTPResponse):

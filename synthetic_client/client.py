@@ -301,14 +301,10 @@ class SyntheticClient:
                   for name in ("timeout", "deadline", "max_retries")}
         _check_ranges(limits)
         clock = retry.Clock(limits["timeout"], self.connect_timeout, limits["deadline"])
-        tokens = [headers.get(name, "").rpartition(" ")[2] for name in _SECRET_HEADERS]
-        found = [self._api_key or "", *tokens, *self._transport().secrets]
-        found += ["".join(c if c.isalnum() or c in "-._~" else f"%{ord(c):02X}" for c in secret)
-                  for secret in found]  # as URLs have it
         return _Call(
             method, self._url(path), headers, body, clock,
             limits["max_retries"],
-            sorted((secret for secret in found if len(secret) > 3), key=len, reverse=True),
+            (self._api_key or "", *self._transport().secrets),
             chosen if isinstance(chosen, int) else 1,
         )
 
@@ -416,7 +412,7 @@ class _Call(NamedTuple):
     body: Optional[bytes]
     clock: retry.Clock
     max_retries: int
-    secrets: Sequence[str]  # what no error may show, the longest first
+    secrets: Sequence[str]  # what no error may show, beside what the headers hold
     choices: int
 
 
@@ -469,12 +465,17 @@ def _add_headers(error: APIStatusError, meta: Meta) -> None:
 
 def _complete(error: SyntheticError, meta: Optional[Meta], call: "_Call") -> None:
     """Add to an error what its answer's headers say, and hide the secrets in both."""
+    tokens = [call.headers.get(name, "").rpartition(" ")[2] for name in _SECRET_HEADERS]
+    found = [secret for secret in (*call.secrets, *tokens) if len(secret) > 3]
+    found += ["".join(c if c.isalnum() or c in "-._~" else f"%{ord(c):02X}" for c in secret)
+              for secret in found]  # as URLs have it
+    secrets = sorted(found, key=len, reverse=True)
     if meta is not None:
         error.attempts = meta.attempts
         if isinstance(error, APIStatusError):
             _add_headers(error, meta)
-        vars(meta).update(masked(vars(meta), call.secrets))
-    scrub(error, call.secrets)
+        vars(meta).update(masked(vars(meta), secrets))
+    scrub(error, secrets)
 
 
 def _read_messages(messages: Messages) -> List[Any]:

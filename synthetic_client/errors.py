@@ -187,9 +187,7 @@ def parse_body(text: str) -> Any:
         return text
 
 
-def status_error(
-    status: int, body: Any, *, hint: Optional[str] = None, **details: Any
-) -> APIStatusError:
+def status_error(status: int, body: Any, hint: Optional[str] = None) -> APIStatusError:
     """Return the error for `status`, with what `body` (JSON or text) says of it."""
     message, fault = _read_fault(body)
     code, kind = fault.get("code"), fault.get("type")
@@ -201,7 +199,7 @@ def status_error(
     said = quote(message).rstrip(".") or "the answer has no text"
     return made(
         f"HTTP {status}: {said}. {hint or advice}.", status_code=status, body=body,
-        message=message, code=code, type=kind, param=fault.get("param"), **details
+        message=message, code=code, type=kind, param=fault.get("param")
     )
 
 

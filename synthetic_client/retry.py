@@ -19,7 +19,7 @@ LONGEST_WAIT = 60.0  # seconds; asked to wait longer, the caller decides, not we
 _FIRST_WAIT = 0.5
 _LONGEST_BACKOFF = 8.0
 _JITTER = 0.25
-_SECONDS = re.compile(r"[0-9]{1,12}(\.[0-9]{1,12})?", re.ASCII)
+_SECONDS = re.compile(r"[0-9]{1,12}(\.[0-9]{1,12})?")
 _LATE = {
     "connect": "no connection within {:g} s; check base_url and whether a proxy is needed, or "
                "raise connect_timeout",
@@ -137,4 +137,4 @@ def used_up_quota(quotas: Any, now: datetime) -> Optional[Tuple[str, Optional[fl
 
 
 def _is_zero(amount: Any) -> bool:
-    return amount is not None and not isinstance(amount, str) and amount <= 0
+    return amount is not None and amount <= 0

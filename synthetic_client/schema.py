@@ -112,7 +112,7 @@ def record(cls: Type[_T]) -> Type[_T]:
     made = dataclass(eq=False, repr=False)(cls)
     for name, declared in wires.items():  # the dataclass took them for its own
         setattr(made, name, declared)
-    made._fields = {**made._fields, **wires}
+    made._fields = wires
     return made
 
 
@@ -206,13 +206,14 @@ class WireObject:
         """Return the JSON object as the server sent it, with what was changed since."""
         data: JSONObject = {}
         for name, declared in self._fields.items():
-            value, key = getattr(self, name), declared.key
+            attribute, key = getattr(self, name), declared.key
+            value = _to_json(attribute)
             if declared.of is None:
-                changed = value != declared.read(self._raw)
+                changed = attribute != declared.read(self._raw)
             else:
-                changed = bool(_to_json(value)) or self._raw.get(key) is not None
+                changed = bool(value) or self._raw.get(key) is not None
             if changed:
-                data[key] = _to_json(value)
+                data[key] = value
             elif key in self._raw:
                 data[key] = self._raw[key]
         data.update(self.extra)
@@ -569,7 +570,9 @@ def check_params(params: Mapping[str, Any], of: Any) -> None:
             import difflib
 
             near = difflib.get_close_matches(name, known, 1)
-            said = f"did you mean {near[0]!r}?" if near else "extra_body= takes any other field"
+            rest = "extra_body= takes any other field" if "extra_body" in known else (
+                "known are " + ", ".join(known))
+            said = f"did you mean {near[0]!r}?" if near else rest
             raise TypeError(f"unknown parameter {name!r}; {said}")
         check_type(name, value, known[name][0])
 

@@ -432,9 +432,9 @@ class Transport(urllib.request.AbstractHTTPHandler):
             outcome = type(found).__name__
             raise found from error
         finally:
-            self.log.debug("%s %s: %s in %.3f s, attempt %d", request.get_method(),
-                      request.full_url.partition("?")[0], outcome, time.monotonic() - begun,
-                      attempt)
+            self.log.debug(
+                "%s %s: %s in %.3f s, attempt %d", request.get_method(),
+                request.full_url.partition("?")[0], outcome, time.monotonic() - begun, attempt)
 
     def http_open(self, request: Any) -> Response:
         """Answer urllib's opener: over an idle connection, or a new one."""
@@ -444,7 +444,8 @@ class Transport(urllib.request.AbstractHTTPHandler):
             request.set_proxy(self._proxy.host, request.type)
             if not tunnel:
                 headers.update(self._proxy.headers)
-        for connection in self._take_idle():
+        connection = self._take_idle()
+        if connection is not None:
             try:
                 return self._exchange(connection, request, headers)
             except APITimeoutError:
@@ -477,18 +478,17 @@ class Transport(urllib.request.AbstractHTTPHandler):
             connection.discard()
             raise
 
-    def _take_idle(self) -> Iterator[_Connection]:
-        """Yield an idle connection that is alive, where there is one."""
+    def _take_idle(self) -> Optional[_Connection]:
+        """Return an idle connection that is alive, None where there is none."""
         if self._process != os.getpid():  # the parent's sockets are the parent's
             self._idle, self._process = deque(), os.getpid()
-        while self._idle:
+        while True:
             try:
                 connection = self._idle.pop()
-            except IndexError:  # another thread was faster
-                return
+            except IndexError:
+                return None
             if connection.is_reusable():
-                yield connection
-                return
+                return connection
             connection.discard()
 
     def _translate(

@@ -5,12 +5,15 @@ import gzip
 import json
 import os
 import pickle
+import socket
 import ssl
+import threading
+import tracemalloc
 import unittest
 from unittest import mock
 
 from . import synthetic_client as sc
-from .server import KEY, Proxy, Server, answer, chunk, completion
+from .server import KEY, Proxy, Server, answer, chunk, chunks, completion
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
 
@@ -46,7 +49,57 @@ class Desynchronised(unittest.TestCase):
             self.assertEqual(server.connections, 2)
 
 
+    @unittest.skipUnless(hasattr(os, "fork"), "this system has no fork")
+    def test_stream_that_a_child_finishes(self):
+        """A child that reads its parent's stream to the end keeps no connection of the parent."""
+        with Server([chunks("a", "b")]) as server:
+            client = server.client()
+            stream = client.stream_chat("x")
+            next(stream)
+            child = os.fork()
+            if not child:
+                try:
+                    stream.completion()
+                    os._exit(len(client._way._idle))
+                finally:
+                    os._exit(99)
+            self.assertEqual(os.waitpid(child, 0)[1], 0)
+            stream.close()
+
+
 class Waiting(unittest.TestCase):
+    def test_retry_on_an_idle_connection(self):
+        """After an attempt that could not connect, one on a kept connection has its own time."""
+        finish, kept = threading.Event(), threading.Event()
+
+        def handler(conn):
+            if conn.json.get("stream"):
+                conn.start_sse()
+                conn.event(chunk("a"))
+                conn.wait(finish)
+                conn.event(chunk(finish_reason="stop"))
+                conn.end_sse()
+            else:
+                kept.set()
+                conn.wait(0.3)
+                conn.send_json(completion("late"))
+
+        with Server(handler) as server:
+            client = server.client(connect_timeout=0.2, max_retries=1)
+            stream = client.stream_chat("x")
+            next(stream)
+            server.listener.shutdown(socket.SHUT_RDWR)  # who connects now is refused
+
+            def free():
+                finish.set()
+                stream.completion()
+
+            timer = threading.Timer(0.1, free)  # within the wait before the second attempt
+            timer.start()
+            self.assertEqual(client.chat("y").text, "late")
+            timer.join()
+            self.assertTrue(kept.is_set())
+
     def test_bodies_that_cannot_come(self):
         """A 204 that calls itself chunked has no body to wait for."""
         with Server([b"HTTP/1.1 204 No\r\nTransfer-Encoding: chunked\r\n\r\n"]) as server:
@@ -111,6 +164,24 @@ class Answers(unittest.TestCase):
                 list(server.client().stream_chat("a"))
             self.assertEqual(caught.exception.request_id, "R1")
             self.assertEqual(caught.exception.partial.text, "a")
+
+    def test_error_where_events_should_be(self):
+        """An error object that calls itself an event stream is that error."""
+        body = b'{"error": {"message": "m", "code": 429}}'
+        with Server([answer(200, body, {"Content-Type": "text/event-stream"})]) as server:
+            self.assertRaises(sc.RateLimitError, list, server.client().stream_chat("a"))
+
+    def test_many_small_chunks(self):
+        """A body in tiny chunks costs memory by its bytes, not by its chunks."""
+        body = b"".join(b"2\r\n  \r\n" for _ in range(50000)) + b"2\r\n{}\r\n0\r\n\r\n"
+        head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+        with Server([head + body]) as server:
+            client = server.client()
+            client.request("GET", "x")
+            tracemalloc.start()
+            self.addCleanup(tracemalloc.stop)
+            client.request("GET", "x")
+            self.assertLess(tracemalloc.get_traced_memory()[1], 2_000_000)
 
     def test_long_words(self):
         """A long text without spaces is quoted, cut, and not left out."""

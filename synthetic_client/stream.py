@@ -8,7 +8,7 @@ whether it is whole. Whatever ends a stream before that is an error which holds 
 """
 
 import json
-from typing import Any, Callable, Dict, Iterable, Iterator, List, Mapping, Optional
+from typing import Any, Callable, Dict, Iterable, Iterator, List, Mapping, Optional, Tuple
 
 from .errors import (
     ResponseError, StreamInterruptedError, SyntheticError, answer_error, parse_body, quote
@@ -21,6 +21,8 @@ from .sse import MAX_EVENT_BYTES, SSEParser, ServerSentEvent
 _decode = json.JSONDecoder(strict=False).raw_decode
 
 _TEXT_KEYS = frozenset(("content", "reasoning_content", "reasoning", "role"))
+_HEAD_KEYS = frozenset(
+    ("id", "object", "created", "model", "choices", "system_fingerprint", "service_tier"))
 _PIECES = 512  # joined when there are this many, so that short pieces cost no more than their text
 
 
@@ -160,7 +162,7 @@ class Accumulator:
         self._expected = expected_choices
         self._choices: Dict[int, _ChoiceParts] = {}
         self._top: JSONObject = {}
-        self._usual_values = 0  # how many of the last unusual chunk's fields were not null
+        self._usual: Tuple[Any, int] = ((), 0)  # the keys of a chunk without news, its values
 
     def add(self, raw: JSONObject) -> ChatCompletionChunk:
         """Take in the JSON of a chunk, and return the chunk.
@@ -171,15 +173,16 @@ class Accumulator:
         try:
             (choice,) = raw["choices"]
             delta = choice["delta"]
-            # one of the many plain chunks: nothing but text, and null in all that has no value
+            # one of the many plain chunks: nothing but text, and null in all that could be news
             if (delta.keys() <= _TEXT_KEYS and _values(choice) == 2
-                    and _values(raw) == self._usual_values):
+                    and (raw.keys(), _values(raw)) == self._usual):
                 self._choices[choice["index"]].add_texts(delta)
                 return text_chunk(raw, choice, delta)
         except (KeyError, TypeError, ValueError, AttributeError):
             pass
         chunk = ChatCompletionChunk.from_dict(raw)
-        self._usual_values = _values(raw)
+        if all(value is None or key in _HEAD_KEYS for key, value in raw.items()):
+            self._usual = raw.keys(), _values(raw)
         for choice in chunk.choices:
             index = choice.index if isinstance(choice.index, int) else 0
             if index not in self._choices:

@@ -956,6 +956,15 @@ class Accumulating(StreamCase):
             items = [chunk(tool_calls=[call(0, "a", "f", "1", type=t)]) for t in types]
             self.assertEqual(self.whole(items).choices[0].message.tool_calls[0].type, expected)
 
+    def test_news_beside_text(self):
+        """What a chunk of text brings beside it, usage or a new field, is not passed over."""
+        middle = [dict(chunk("b"), usage={"total_tokens": 5}),
+                  dict(chunk("c"), usage={"total_tokens": 9}), dict(chunk("d"), timings={"n": 1})]
+        whole = self.whole([chunk("a")] + middle + [chunk("e", "stop")])
+        self.assertEqual(whole.text, "abcde")
+        self.assertEqual(whole.usage.total_tokens, 9)
+        self.assertEqual(whole.extra["timings"], {"n": 1})
+
     def test_late_head(self):
         """id, model and the like are found on whichever chunk has them first."""
         head = {"id": "x", "model": "m", "created": 5, "system_fingerprint": "fp",

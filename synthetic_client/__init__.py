@@ -18,9 +18,9 @@ from .errors import (
     StreamInterruptedError, SyntheticError, UnprocessableEntityError
 )
 from .schema import (
-    ChatCompletion, ChatCompletionChunk, Choice, ChunkChoice, Delta, FunctionCall, Message, Meta,
-    QuotaMeter, Quotas, RollingFiveHourLimit, SearchQuotas, ToolCall, ToolCallDelta, Usage,
-    WeeklyTokenLimit
+    ChatCompletion, ChatCompletionChunk, Choice, ChunkChoice, Delta, Embedding, EmbeddingResponse,
+    FunctionCall, Message, Meta, Model, Pricing, QuotaMeter, Quotas, RollingFiveHourLimit,
+    SearchQuotas, SearchResult, ToolCall, ToolCallDelta, Usage, WeeklyTokenLimit
 )
 from .stream import ChatStream
 
@@ -33,12 +33,13 @@ __version__ = "0.1.0"
 __all__ = [
     "APIConnectionError", "APIStatusError", "APITimeoutError", "AuthenticationError",
     "BadRequestError", "ChatCompletion", "ChatCompletionChunk", "ChatStream", "Choice",
-    "ChunkChoice", "ConfigurationError", "ConflictError", "ContextWindowExceededError", "Delta",
-    "FunctionCall", "InternalServerError", "Message", "Meta", "NotFoundError",
-    "PaymentRequiredError", "PermissionDeniedError", "QuotaMeter", "Quotas", "RateLimitError",
-    "ResponseError", "RollingFiveHourLimit", "SearchQuotas", "StreamInterruptedError",
-    "SyntheticClient", "SyntheticError", "ToolCall", "ToolCallDelta", "UnprocessableEntityError",
-    "Usage", "WeeklyTokenLimit", "completion"
+    "ChunkChoice", "ConfigurationError", "ConflictError", "ContextWindowExceededError",
+    "Delta", "Embedding", "EmbeddingResponse", "FunctionCall", "InternalServerError",
+    "Message", "Meta", "Model", "NotFoundError", "PaymentRequiredError",
+    "PermissionDeniedError", "Pricing", "QuotaMeter", "Quotas", "RateLimitError",
+    "ResponseError", "RollingFiveHourLimit", "SearchQuotas", "SearchResult",
+    "StreamInterruptedError", "SyntheticClient", "SyntheticError", "ToolCall", "ToolCallDelta",
+    "UnprocessableEntityError", "Usage", "WeeklyTokenLimit", "completion"
 ]
 
 

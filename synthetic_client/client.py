@@ -14,9 +14,10 @@ import re
 import sys
 import time
 from datetime import datetime, timezone
+from functools import partial
 from typing import (
     TYPE_CHECKING, Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple,
-    TypeVar, Union
+    Type, TypeVar, Union
 )
 
 from . import retry
@@ -25,8 +26,9 @@ from .errors import (
     parse_body, quote, scrub, status_error
 )
 from .schema import (
-    CallOptions, ChatCompletion, ChatParams, Headers, JSONObject, Message, Meta, Quotas,
-    WireObject, check_params, check_type, describe, parameters
+    CallOptions, ChatCompletion, ChatParams, EmbeddingParams, EmbeddingResponse, Headers,
+    JSONObject, Message, Meta, Model, ModelList, Quotas, SearchResult, SearchResults, WireObject,
+    check_params, check_type, describe, parameters
 )
 from .sse import ServerSentEvent
 from .stream import ChatStream
@@ -51,6 +53,7 @@ _SECRET_HEADERS = ("authorization", "x-api-key", "api-key", "proxy-authorization
 Messages = Union[str, Sequence[Union[Mapping[str, Any], Message]]]
 _F = TypeVar("_F", bound=Callable[..., Any])
 _R = TypeVar("_R")
+_A = TypeVar("_A", bound=WireObject)
 
 
 def _documented(function: _F) -> _F:
@@ -153,7 +156,8 @@ class SyntheticClient:
             ResponseError: the answer is not a completion.
         """
         payload = self._payload(messages, model, params)
-        return self._ask("POST", "chat/completions", payload, params, self._read_completion)
+        return self._ask("POST", "chat/completions", payload, params,
+                         partial(self._read_as, ChatCompletion))
 
     @_documented
     def stream_chat(
@@ -175,6 +179,78 @@ class SyntheticClient:
         """
         payload = {**self._payload(messages, model, params), "stream": True}
         return self._ask("POST", "chat/completions", payload, params, self._read_stream)
+
+    def models(self, **options: "Unpack[CallOptions]") -> List[Model]:
+        """Return the models that the service offers now; needs no key.
+
+        Args:
+            options: timeout, deadline, max_retries, extra_headers, as in `chat`.
+
+        Raises:
+            TypeError, ConfigurationError, APIStatusError, APIConnectionError, ResponseError:
+                as in `chat`.
+        """
+        check_params(options, CallOptions)
+        return self._ask("GET", "models", None, options, partial(self._read_as, ModelList)).data
+
+    def embeddings(
+        self, input: Union[str, Sequence[str]], *, model: str, **params: "Unpack[EmbeddingParams]"
+    ) -> EmbeddingResponse:
+        """Turn texts into vectors, which compare what they are about.
+
+        Args:
+            input: a text, or a list of texts, of which each gives one vector.
+            model: an id such as "hf:nomic-ai/nomic-embed-text-v1.5"; the client's own is for chat.
+            params: dimensions (int), extra_body; timeout and the like as in `chat`.
+
+        Returns:
+            The EmbeddingResponse; `.data[0].embedding` is the first input's vector.
+
+        Raises:
+            TypeError, ConfigurationError, APIStatusError, APIConnectionError, ResponseError:
+                as in `chat`.
+        """
+        check_params(params, EmbeddingParams)
+        check_type("input", input, (str, Sequence))
+        if not input:
+            raise ConfigurationError("input is empty; give a text, or a list of texts")
+        payload = {"model": self._model(model), "input": input, **_sent(params)}
+        return self._ask("POST", "embeddings", payload, params,
+                         partial(self._read_as, EmbeddingResponse))
+
+    def quotas(self, **options: "Unpack[CallOptions]") -> Quotas:
+        """Return what is left of the key's plan; asking costs none of it.
+
+        Args:
+            options: timeout, deadline, max_retries, extra_headers, as in `chat`.
+
+        Returns:
+            The Quotas; every meter is None for a pay-as-you-go key.
+
+        Raises:
+            TypeError, ConfigurationError, APIStatusError, APIConnectionError, ResponseError:
+                as in `chat`.
+        """
+        check_params(options, CallOptions)
+        return self._ask("GET", "/v2/quotas", None, options, partial(self._read_as, Quotas))
+
+    def search(self, query: str, **options: "Unpack[CallOptions]") -> List[SearchResult]:
+        """Search the web through the service, which keeps nothing of it.
+
+        Args:
+            query: what to look for.
+            options: timeout, deadline, max_retries, extra_headers, as in `chat`.
+
+        Raises:
+            TypeError, ConfigurationError, APIStatusError, APIConnectionError, ResponseError:
+                as in `chat`.
+        """
+        check_params(options, CallOptions)
+        check_type("query", query, (str,))
+        if not query.strip():
+            raise ConfigurationError("query is empty; say what to look for")
+        return self._ask("POST", "/v2/search", {"query": query}, options,
+                         partial(self._read_as, SearchResults)).results
 
     def request(
         self, method: str, path: str, json: Any = None, **options: "Unpack[CallOptions]"
@@ -246,22 +322,24 @@ class SyntheticClient:
         self, messages: Messages, model: Optional[str], params: Mapping[str, Any]
     ) -> JSONObject:
         check_params(params, ChatParams)
-        check_type("model", model, (str, type(None)))
-        name = (model or self.model or "").strip()
-        if name.startswith("synthetic/"):  # LiteLLM's route
+        payload = {"model": self._model(model or self.model),
+                   "messages": _read_messages(messages), **_sent(params)}
+        if "stream" in (params.get("extra_body") or {}):
+            raise ConfigurationError("extra_body may not hold stream; call chat or stream_chat")
+        return payload
+
+    @staticmethod
+    def _model(name: Optional[str]) -> str:
+        """Return the model's id, without LiteLLM's route."""
+        check_type("model", name, (str, type(None)))
+        name = (name or "").strip()
+        if name.startswith("synthetic/"):
             name = name[len("synthetic/"):]
         if not name:
             raise ConfigurationError(
                 "no model is named; give model= or set SYNTHETIC_MODEL, such as syn:large:text"
             )
-        payload = {"model": name, "messages": _read_messages(messages)}
-        others = (*parameters(CallOptions), "extra_body")
-        payload.update((key, value) for key, value in params.items()
-                       if value is not None and key not in others)
-        extra = params.get("extra_body") or {}
-        if "stream" in extra:
-            raise ConfigurationError("extra_body may not hold stream; call chat or stream_chat")
-        return {**payload, **extra}
+        return name
 
     def _ask(
         self, method: str, path: str, payload: Any, options: Mapping[str, Any],
@@ -378,16 +456,21 @@ class SyntheticClient:
             raise error_inside
         return data
 
-    def _read_completion(
-        self, response: "Response", meta: Meta, call: "_Call"
-    ) -> ChatCompletion:
+    def _read_as(
+        self, kind: Type[_A], response: "Response", meta: Meta, call: "_Call"
+    ) -> _A:
+        """Return a whole answer as an object of the class `kind`."""
         data = self._read_json(response, meta, call)
-        if not isinstance(data, dict) or not isinstance(data.get("choices"), list):
+        fits = isinstance(data, dict) and (
+            not kind._needs or isinstance(data.get(kind._needs), list))
+        if not fits:
             said = "it is empty" if data is None else quote(json.dumps(data))
-            raise ResponseError(f"the answer is no completion: {said}; check base_url", body=data)
-        completion = ChatCompletion.from_dict(data)
-        completion.meta = meta
-        return completion
+            raise ResponseError(f"the answer is no {kind.__name__}: {said}; check base_url",
+                                body=data)
+        answer = kind.from_dict(data)
+        if hasattr(answer, "meta"):
+            answer.meta = meta
+        return answer
 
     def _read_stream(self, response: "Response", meta: Meta, call: "_Call") -> ChatStream:
         kind = meta.headers.get("content-type", "").lower()
@@ -395,7 +478,7 @@ class SyntheticClient:
             return ChatStream(response, meta, expected_choices=call.choices,
                               max_event_bytes=self._max_response_bytes,
                               on_error=lambda error: _complete(error, meta, call))
-        whole = self._read_completion(response, meta, call).to_dict()  # it does not stream
+        whole = self._read_as(ChatCompletion, response, meta, call).to_dict()  # it does not stream
         choices = [{**choice, "delta": choice.get("message")}
                    for choice in whole["choices"] if choice]
         chunk = {**whole, "object": "chat.completion.chunk", "choices": choices}
@@ -476,6 +559,14 @@ def _complete(error: SyntheticError, meta: Optional[Meta], call: "_Call") -> Non
             _add_headers(error, meta)
         vars(meta).update(masked(vars(meta), secrets))
     scrub(error, secrets)
+
+
+def _sent(params: Mapping[str, Any]) -> JSONObject:
+    """Return the parameters that go into the request's body."""
+    others = (*parameters(CallOptions), "extra_body")
+    sent = {key: value for key, value in params.items()
+            if value is not None and key not in others}
+    return {**sent, **(params.get("extra_body") or {})}
 
 
 def _read_messages(messages: Messages) -> List[Any]:

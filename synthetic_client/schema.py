@@ -9,8 +9,8 @@ the attributes that were changed since. `wire` declares how a field is read.
 
 import json
 from dataclasses import dataclass, field
-from datetime import datetime
-from decimal import Decimal, InvalidOperation
+from datetime import datetime, timezone
+from decimal import Decimal
 from functools import lru_cache
 from typing import (
     TYPE_CHECKING, Any, Dict, List, Mapping, Optional, Sequence, Tuple, Type, TypeVar,
@@ -42,6 +42,7 @@ else:
 
 JSONObject = Dict[str, Any]
 _T = TypeVar("_T", bound="WireObject")
+_UNREADABLE = (ArithmeticError, AttributeError, OSError, ResponseError, TypeError, ValueError)
 
 
 class _Wire:
@@ -92,7 +93,7 @@ class _Wire:
         if self.parse is not None:
             try:
                 return None if value is None else self.parse(value)
-            except (TypeError, ValueError, AttributeError, InvalidOperation, ResponseError):
+            except _UNREADABLE:
                 return None
         other = raw.get(self.alias) if not value else None
         return other if isinstance(other, str) else value
@@ -120,11 +121,19 @@ def _parse_number(value: Any) -> Any:
     return None if isinstance(value, bool) else value + 0
 
 
+def _parse_unix_time(value: Any) -> datetime:
+    return datetime.fromtimestamp(_parse_number(value), timezone.utc)
+
+
 def _parse_time(value: str) -> Optional[datetime]:
     if value.endswith(("Z", "z")):  # fromisoformat takes no Z before Python 3.11
         value = value[:-1] + "+00:00"
     when = datetime.fromisoformat(value)
     return when if when.tzinfo else None
+
+
+def _parse_list(value: Any) -> Optional[List[Any]]:
+    return value if isinstance(value, list) else None
 
 
 def _parse_money(value: str) -> Optional[Decimal]:
@@ -152,6 +161,7 @@ class WireObject:
     _raw: JSONObject = {}
     _was_null = False
     _camel_case = False
+    _needs = ""  # the list without which an answer is none of this class
     _fields: Dict[str, _Wire] = {}
 
     if TYPE_CHECKING:
@@ -195,7 +205,7 @@ class WireObject:
             if name == "extra":
                 known = {declared.key for declared in self._fields.values()}
                 value = {key: item for key, item in self._raw.items() if key not in known}
-            elif name == "meta" and isinstance(self, ChatCompletion):
+            elif name == "meta" and isinstance(self, (ChatCompletion, EmbeddingResponse, Quotas)):
                 value = Meta()
             else:
                 raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
@@ -317,6 +327,7 @@ class Quotas(WireObject):
     weekly_token_limit: Optional[WeeklyTokenLimit] = wire(parse=WeeklyTokenLimit.from_dict)
     rolling_five_hour_limit: Optional[RollingFiveHourLimit] = wire(
         parse=RollingFiveHourLimit.from_dict)
+    meta: "Meta" = field(default_factory=lambda: Meta())
 
 
 @dataclass
@@ -328,6 +339,68 @@ class Meta:
     request_id: Optional[str] = None
     attempts: int = 0
     quotas: Optional[Quotas] = None
+
+
+@record
+class Pricing(WireObject):
+    """US dollars a token, an image or a request; "0" is free, None is not said."""
+
+    prompt: Optional[Decimal] = wire(parse=_parse_money)
+    completion: Optional[Decimal] = wire(parse=_parse_money)
+    image: Optional[Decimal] = wire(parse=_parse_money)
+    request: Optional[Decimal] = wire(parse=_parse_money)
+    input_cache_reads: Optional[Decimal] = wire(parse=_parse_money)
+    input_cache_writes: Optional[Decimal] = wire(parse=_parse_money)
+
+
+@record
+class Model(WireObject):
+    """A model of the list; a feature list that is None is not known, which is not empty."""
+
+    id: Optional[str] = wire()
+    name: Optional[str] = wire()
+    display_name: Optional[str] = wire()
+    hugging_face_id: Optional[str] = wire()
+    object: Optional[str] = wire()
+    provider: Optional[str] = wire()
+    always_on: Optional[bool] = wire()
+    created: Optional[datetime] = wire(parse=_parse_unix_time)
+    context_length: Optional[int] = wire(parse=_parse_number)
+    max_output_length: Optional[int] = wire(parse=_parse_number)
+    pricing: Optional[Pricing] = wire(parse=Pricing.from_dict)
+    quantization: Optional[str] = wire()
+    input_modalities: Optional[List[str]] = wire(parse=_parse_list)
+    output_modalities: Optional[List[str]] = wire(parse=_parse_list)
+    supported_features: Optional[List[str]] = wire(parse=_parse_list)
+    supported_sampling_parameters: Optional[List[str]] = wire(parse=_parse_list)
+    reasoning_parameters: Optional[JSONObject] = wire()
+
+
+@record
+class ModelList(WireObject):
+    """What GET /models answers."""
+
+    _needs = "data"
+    data: List[Model] = wire(Model, many=True)
+
+
+@record
+class SearchResult(WireObject):
+    """A page that was found; the service sends its `text`, or `highlights` of it, or both."""
+
+    url: Optional[str] = wire()
+    title: Optional[str] = wire()
+    text: Optional[str] = wire()
+    highlights: Optional[List[str]] = wire(parse=_parse_list)
+    published: Optional[datetime] = wire(parse=_parse_time)
+
+
+@record
+class SearchResults(WireObject):
+    """What POST /v2/search answers."""
+
+    _needs = "results"
+    results: List[SearchResult] = wire(SearchResult, many=True)
 
 
 @record
@@ -413,6 +486,7 @@ class Usage(WireObject):
 class ChatCompletion(WireObject):
     """A whole answer; `text` is the first choice's, `meta` says how it came."""
 
+    _needs = "choices"
     id: Optional[str] = wire()
     object: Optional[str] = wire()
     created: Optional[int] = wire()
@@ -427,6 +501,27 @@ class ChatCompletion(WireObject):
     def text(self) -> str:
         """The first choice's text, "" where there is none."""
         return (self.choices[0].message.content or "") if self.choices else ""
+
+
+@record
+class Embedding(WireObject):
+    """The vector of one input."""
+
+    object: Optional[str] = wire()
+    index: Optional[int] = wire()
+    embedding: Optional[List[float]] = wire(parse=_parse_list)
+
+
+@record
+class EmbeddingResponse(WireObject):
+    """The vectors, in the order of the inputs; `meta` says how they came."""
+
+    _needs = "data"
+    object: Optional[str] = wire()
+    data: List[Embedding] = wire(Embedding, many=True)
+    model: Optional[str] = wire()
+    usage: Optional[Usage] = wire(Usage)
+    meta: Meta = field(default_factory=Meta)
 
 
 @record
@@ -496,6 +591,13 @@ class CallOptions(TypedDict, total=False):
     deadline: Annotated[Optional[float], "seconds for the whole call, retries included"]
     max_retries: Annotated[Optional[int], "how often to ask again, 0 or more; else the client's"]
     extra_headers: Annotated[Optional[Mapping[str, str]], "headers to send beside the client's"]
+
+
+class EmbeddingParams(CallOptions, total=False):
+    """What embeddings() takes beside its input."""
+
+    dimensions: Annotated[Optional[int], "length of the vectors, where the model can choose"]
+    extra_body: Annotated[Optional[Mapping[str, Any]], "merged into the request last"]
 
 
 class ChatParams(CallOptions, total=False):

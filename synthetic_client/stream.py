@@ -8,147 +8,107 @@ whether it is whole. Whatever ends a stream before that is an error which holds 
 """
 
 import json
-from typing import Any, Callable, Dict, Iterable, Iterator, List, Mapping, Optional, Tuple
+from operator import itemgetter
+from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple
 
 from .errors import (
     ResponseError, StreamInterruptedError, SyntheticError, answer_error, parse_body, quote
 )
-from .schema import (
-    ChatCompletion, ChatCompletionChunk, ChunkChoice, JSONObject, Meta, ToolCallDelta, text_chunk
-)
+from .schema import ChatCompletion, ChatCompletionChunk, JSONObject, Meta, text_chunk
 from .sse import MAX_EVENT_BYTES, SSEParser, ServerSentEvent
 
 _decode = json.JSONDecoder(strict=False).raw_decode
 
-_TEXT_KEYS = frozenset(("content", "reasoning_content", "reasoning", "role"))
+_TEXTS = ("content", "reasoning_content", "refusal")
+_PLAIN_KEYS = frozenset(("content", "reasoning_content", "reasoning", "role"))
 _HEAD_KEYS = frozenset(
     ("id", "object", "created", "model", "choices", "system_fingerprint", "service_tier"))
 _PIECES = 512  # joined when there are this many, so that short pieces cost no more than their text
 
 
-class _Text:
-    """Text that grows by pieces; None until the first one came."""
-
-    def __init__(self) -> None:
-        self._blocks: List[str] = []
-        self._pieces: List[str] = []
+class _Text(List[str]):
+    """Text that grows by pieces."""
 
     def add(self, piece: Any) -> None:
         if not isinstance(piece, str):
             raise ResponseError(f"a piece of text is {str(piece)[:60]!r}", body=piece)
-        self._pieces.append(piece)
-        if len(self._pieces) >= _PIECES:
-            self._blocks.append("".join(self._pieces))
-            self._pieces.clear()
-
-    def value(self) -> Optional[str]:
-        pieces = self._blocks + self._pieces
-        return "".join(pieces) if pieces else None
+        self.append(piece)
+        if len(self) >= _PIECES:
+            self[:] = ["".join(self)]
 
 
-class _ToolCall:
-    def __init__(self, index: int) -> None:
-        self.index = index
-        self.fields: JSONObject = {"id": None, "type": "function"}
-        self.name: Optional[str] = None
-        self.arguments = _Text()
-
-    def add(self, delta: ToolCallDelta) -> None:
-        self.fields.update({key: value for key, value in delta.extra.items() if value is not None})
-        self.fields["id"] = self.fields["id"] or delta.id
-        self.fields["type"] = delta.type or self.fields["type"]
-        name = delta.function.name
-        if isinstance(name, str) and name != self.name:
-            self.name = (self.name or "") + name
-        arguments = delta.function.arguments
-        whole = isinstance(arguments, dict)  # not text, as some servers have it
-        if arguments is not None:
-            self.arguments.add(json.dumps(arguments) if whole else arguments)
-
-    def to_dict(self) -> JSONObject:
-        function = {"name": self.name, "arguments": self.arguments.value() or ""}
-        return {**self.fields, "function": function}
-
-
-class _ChoiceParts:
-    """What has arrived of one choice."""
-
-    def __init__(self, index: int) -> None:
-        self.index = index
-        self.content, self.reasoning, self.refusal = _Text(), _Text(), _Text()
-        self.role: Optional[str] = None
-        self.tool_calls: List[_ToolCall] = []
-        self.finish_reason: Optional[str] = None
-        self.logprobs: Optional[JSONObject] = None
-        self.extra: JSONObject = {}
-        self.message_extra: JSONObject = {}
-
-    def add_texts(self, delta: Mapping[str, Any]) -> None:
-        for key, piece in delta.items():
-            if piece is None:
-                continue
-            if key == "content":
-                self.content.add(piece)
-            elif key == "role":
-                self.role = self.role or piece
-            elif key == "reasoning_content" or not delta.get("reasoning_content"):
-                self.reasoning.add(piece)
-
-    def add(self, choice: ChunkChoice) -> None:
-        delta = choice.delta
-        self.add_texts({key: delta.get(key) for key in ("role", "content", "reasoning_content")})
-        if delta.refusal is not None:
-            self.refusal.add(delta.refusal)
-        for call in delta.tool_calls:
-            self._find_call(call).add(call)
-        self.finish_reason = choice.finish_reason or self.finish_reason
-        if isinstance(choice.logprobs, dict):
-            self.logprobs = _extend(self.logprobs or {}, choice.logprobs)
-        _extend(self.extra, choice.extra)
-        _extend(self.message_extra, delta.extra)
-        self.message_extra.pop("reasoning", None)  # it stands in reasoning_content
-
-    def _find_call(self, delta: ToolCallDelta) -> _ToolCall:
-        """Return the call that a piece belongs to: by index, told apart by id."""
-        index = delta.index if isinstance(delta.index, int) else None
-        for call in self.tool_calls:
-            if delta.id and call.fields["id"] == delta.id and index in (None, call.index):
-                return call
-        if index is None:
-            index = self.tool_calls[0].index if self.tool_calls else 0
-        for call in reversed(self.tool_calls):
-            if call.index == index:
-                if delta.id and call.fields["id"]:
-                    break
-                return call
-        self.tool_calls.append(_ToolCall(index))
-        return self.tool_calls[-1]
-
-    def to_dict(self) -> JSONObject:
-        message: JSONObject = {"role": self.role or "assistant", "content": self.content.value()}
-        for key, text in (("reasoning_content", self.reasoning), ("refusal", self.refusal)):
-            if text.value() is not None:
-                message[key] = text.value()
-        if self.tool_calls:
-            calls = sorted(self.tool_calls, key=lambda call: call.index)
-            message["tool_calls"] = [call.to_dict() for call in calls]
-        _extend(message, self.message_extra)
-        choice = {"index": self.index, "message": message, "finish_reason": self.finish_reason}
-        if self.logprobs is not None:
-            choice["logprobs"] = _extend({}, self.logprobs)
-        return {**choice, **_extend({}, self.extra)}
-
-
-def _extend(known: JSONObject, more: JSONObject) -> JSONObject:
-    """Add `more` to `known`: lists grow, of other values the last one that is not null stays."""
+def _merge(known: JSONObject, more: JSONObject, texts: Sequence[str] = ()) -> None:
+    """Add `more` to `known`: texts and lists grow, else the last value that is not null stays."""
     for key, value in more.items():
-        if isinstance(value, list):
+        if value is None:
+            known.setdefault(key, None)
+        elif key in texts:
+            if not isinstance(known.get(key), _Text):
+                known[key] = _Text()
+            known[key].add(value)
+        elif isinstance(value, list):
             if not isinstance(known.get(key), list):
                 known[key] = []
             known[key].extend(value)
-        elif value is not None or key not in known:
+        else:
             known[key] = value
-    return known
+
+
+def _merge_delta(message: JSONObject, delta: JSONObject) -> None:
+    more = dict(delta)
+    if "reasoning" in more:  # the same text under another name
+        text = more.pop("reasoning")
+        more["reasoning_content"] = more.get("reasoning_content") or text
+    if message["role"]:
+        more.pop("role", None)
+    for piece in more.pop("tool_calls", None) or ():
+        _merge_call(message.setdefault("tool_calls", []), piece or {})
+    _merge(message, more, _TEXTS)
+
+
+def _merge_call(calls: List[JSONObject], piece: JSONObject) -> None:
+    call = _find_call(calls, piece)
+    function = dict(piece.get("function") or {})
+    known, arguments = call["function"], function.get("arguments")
+    if isinstance(arguments, dict):  # not text, as some servers have it
+        function["arguments"] = json.dumps(arguments)
+    if isinstance(known["name"], str) and isinstance(function.get("name"), str):
+        again = function["name"] == known["name"]
+        function["name"] = known["name"] + ("" if again else function["name"])
+    _merge(known, function, ("arguments",))
+    _merge(call, {key: value for key, value in piece.items()
+                  if key not in ("index", "function") and not (key == "id" and call["id"])})
+
+
+def _find_call(calls: List[JSONObject], piece: JSONObject) -> JSONObject:
+    """Return the call that a piece belongs to: by index, told apart by id."""
+    name, index = piece.get("id"), piece.get("index")
+    if not isinstance(index, int):
+        index = None
+    for call in calls:
+        if name and call["id"] == name and index in (None, call["index"]):
+            return call
+    if index is None:
+        index = calls[0]["index"] if calls else 0
+    for call in reversed(calls):
+        if call["index"] == index:
+            if name and call["id"]:
+                break
+            return call
+    function = {"name": None, "arguments": _Text()}
+    calls.append({"index": index, "id": None, "type": "function", "function": function})
+    return calls[-1]
+
+
+def _joined(value: Any) -> Any:
+    """Return a copy in which each text is in one piece."""
+    if isinstance(value, _Text):
+        return "".join(value)
+    if isinstance(value, list):
+        return [_joined(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _joined(item) for key, item in value.items()}
+    return value
 
 
 def _values(data: JSONObject) -> int:
@@ -160,7 +120,7 @@ class Accumulator:
 
     def __init__(self, expected_choices: int = 1) -> None:
         self._expected = expected_choices
-        self._choices: Dict[int, _ChoiceParts] = {}
+        self._choices: Dict[int, JSONObject] = {}
         self._top: JSONObject = {}
         self._usual: Tuple[Any, int] = ((), 0)  # the keys of a chunk without news, its values
 
@@ -174,24 +134,33 @@ class Accumulator:
             (choice,) = raw["choices"]
             delta = choice["delta"]
             # one of the many plain chunks: nothing but text, and null in all that could be news
-            if (delta.keys() <= _TEXT_KEYS and _values(choice) == 2
+            if (delta.keys() <= _PLAIN_KEYS and _values(choice) == 2
                     and (raw.keys(), _values(raw)) == self._usual):
-                self._choices[choice["index"]].add_texts(delta)
+                _merge_delta(self._choices[choice["index"]]["message"], delta)
                 return text_chunk(raw, choice, delta)
         except (KeyError, TypeError, ValueError, AttributeError):
             pass
-        chunk = ChatCompletionChunk.from_dict(raw)
+        chunk = ChatCompletionChunk.from_dict(raw)  # says what has the wrong type
         if all(value is None or key in _HEAD_KEYS for key, value in raw.items()):
             self._usual = raw.keys(), _values(raw)
-        for choice in chunk.choices:
-            index = choice.index if isinstance(choice.index, int) else 0
-            if index not in self._choices:
-                self._choices[index] = _ChoiceParts(index)
-            self._choices[index].add(choice)
-        for key, value in raw.items():
-            if key != "choices" and (value is not None or key not in self._top):
-                self._top[key] = value
+        for choice in raw.get("choices") or ():
+            self._add_choice(choice or {})
+        self._top.update((key, value) for key, value in raw.items()
+                         if value is not None or key not in self._top)
         return chunk
+
+    def _add_choice(self, choice: JSONObject) -> None:
+        more = {"finish_reason": None, **choice}
+        index, delta, logprobs = (more.pop(key, None) for key in ("index", "delta", "logprobs"))
+        index = index if isinstance(index, int) else 0
+        known = self._choices.setdefault(
+            index, {"index": index, "message": {"role": None, "content": None}})
+        if isinstance(logprobs, dict):
+            _merge(known.setdefault("logprobs", {}), logprobs)
+        more.pop("message", None)
+        more["finish_reason"] = more["finish_reason"] or None  # "" too is none
+        _merge(known, more)
+        _merge_delta(known["message"], delta or {})
 
     @property
     def is_empty(self) -> bool:
@@ -201,12 +170,19 @@ class Accumulator:
     @property
     def is_finished(self) -> bool:
         """Whether every choice that was asked for has its finish_reason."""
-        finished = [choice.finish_reason for choice in self._choices.values()]
+        finished = [choice["finish_reason"] for choice in self._choices.values()]
         return len(finished) >= self._expected and all(finished)
 
     def completion(self) -> ChatCompletion:
         """Return what has arrived so far."""
-        choices = [self._choices[index].to_dict() for index in sorted(self._choices)]
+        choices = [_joined(self._choices[index]) for index in sorted(self._choices)]
+        for choice in choices:
+            message = choice["message"]
+            message["role"] = message["role"] or "assistant"
+            if "tool_calls" in message:
+                message["tool_calls"].sort(key=itemgetter("index"))
+                for call in message["tool_calls"]:
+                    del call["index"]
         top = {**self._top, "object": "chat.completion", "choices": choices}
         return ChatCompletion.from_dict(top)
 
@@ -260,14 +236,12 @@ class ChatStream(Iterator[ChatCompletionChunk]):
         raise StopIteration
 
     def _read_event(self, event: ServerSentEvent) -> Optional[ChatCompletionChunk]:
-        data = event.data
         try:
-            raw, end = _decode(data)
-            if end != len(data) or event.event == "error" or raw.get("error"):
-                return self._read_unusual(event)
+            raw, end = _decode(event.data)
+            usual = end == len(event.data) and event.event != "error" and not raw.get("error")
         except (ValueError, AttributeError, RecursionError):
-            return self._read_unusual(event)
-        return self._accumulator.add(raw)
+            usual = False
+        return self._accumulator.add(raw) if usual else self._read_unusual(event)
 
     def _read_unusual(self, event: ServerSentEvent) -> Optional[ChatCompletionChunk]:
         data = event.data.strip()

@@ -2,9 +2,9 @@
 """What goes over the wire: results as dataclasses, and the request's parameters.
 
 Strategy: an object keeps the JSON object it was made from and reads a field when it is first
-looked at, so a streamed chunk costs what is asked of it and no more; `from_dict` looks at every
-field at once, so that what is malformed is found there. `to_dict` gives back what came, but for
-the attributes that were changed since. `wire` declares how a field is read.
+looked at, so a streamed chunk costs what is asked of it and no more; `from_dict` looks at once
+at those that hold objects, so that what is malformed is found there. `to_dict` gives back what came, but for
+the attributes that were changed since. A field's annotation says how it is read.
 """
 
 import json
@@ -13,7 +13,7 @@ from datetime import datetime, timezone
 from decimal import Decimal
 from functools import lru_cache
 from typing import (
-    TYPE_CHECKING, Any, Dict, List, Mapping, Optional, Sequence, Tuple, Type, TypeVar,
+    TYPE_CHECKING, Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple, Type, TypeVar,
     Union
 )
 
@@ -21,21 +21,16 @@ from .errors import ResponseError
 
 if TYPE_CHECKING:
     from typing_extensions import Annotated, TypedDict, dataclass_transform
-else:
+else:  # for old Pythons, all that is wanted of them at run time
 
     def dataclass_transform():
-        """Stands in for typing's, which only type checkers look at."""
-        return lambda decorator: decorator
+        return lambda decorated: decorated
 
     class TypedDict:
-        """Stands in for typing's, which Python 3.7 lacks: the annotations are what is used."""
-
         def __init_subclass__(cls, total=True):
             pass
 
     class Annotated:
-        """Stands in for typing's, which Python 3.8 lacks: gives the pair as it is."""
-
         def __class_getitem__(cls, pair):
             return pair
 
@@ -45,31 +40,30 @@ _T = TypeVar("_T", bound="WireObject")
 _UNREADABLE = (ArithmeticError, AttributeError, OSError, ResponseError, TypeError, ValueError)
 
 
-class _Wire:
-    """A field of a `record`: read from the JSON object when it is first looked at.
+class _Field:
+    """A field of a WireObject: read from the JSON object when it is first looked at.
 
-    Args:
-        of: the class of the object in it; without one the value is kept as it came.
-        many: it is a list of such objects, empty where the server left it out.
-        always: the object is there, empty, also where the server left it out.
-        parse: what makes the attribute of the value; what it cannot read is None.
-        alias: a key whose string stands in where the field is empty.
+    Objects are checked and lists of them are never None. In a lenient class, all else is made
+    what its annotation says, None where it cannot be; elsewhere it stays as it came.
     """
 
     name = key = ""
+    of: Any = None  # the WireObject in it
+    kind: Any = None  # what a lenient class makes of it
+    many = always = False  # a list; an object that is there, empty, also where it was left out
 
-    def __init__(
-        self, of: Any = None, *, many: bool = False, always: bool = False, parse: Any = None,
-        alias: str = ""
-    ) -> None:
-        self.of, self.many, self.always, self.parse, self.alias = of, many, always, parse, alias
-        self.plain = not (of or parse or alias)
+    def __init__(self, alias: str = "") -> None:
+        self.alias = alias  # a key whose string stands in where the field is empty
 
-    def __set_name__(self, owner: Type["WireObject"], name: str) -> None:
-        self.name, self.key = name, name
-        if owner._camel_case:
-            first, *rest = name.split("_")
-            self.key = first + "".join(word.capitalize() for word in rest)
+    def bind(self, name: str, key: str, annotation: Any, lenient: bool) -> None:
+        self.name, self.key = name, key
+        inner, *others = getattr(annotation, "__args__", None) or (annotation,)
+        kind = getattr(inner, "__origin__", inner)
+        if lenient and others:  # Optional[...]
+            self.kind = kind
+        elif isinstance(kind, type) and issubclass(kind, WireObject):
+            self.of, self.always = kind, kind is annotation
+            self.many = getattr(annotation, "__origin__", None) is list
 
     def __get__(self, instance: Optional["WireObject"], owner: Type["WireObject"]) -> Any:
         if instance is None:
@@ -82,63 +76,48 @@ class _Wire:
 
     def read(self, raw: JSONObject) -> Any:
         value = raw.get(self.key)
-        if self.plain:
-            return value
         if self.many:
             if value is not None and not isinstance(value, list):
                 raise _wrong_type(self.key, "a list", value)
             return [self.of._wrap(item, self.key) for item in value or ()]
         if self.of is not None:
             return self.of._wrap(value, self.key) if self.always or value is not None else None
-        if self.parse is not None:
-            try:
-                return None if value is None else self.parse(value)
-            except _UNREADABLE:
-                return None
-        other = raw.get(self.alias) if not value else None
+        if self.kind is not None:
+            return _parse(value, self.kind)
+        other = raw.get(self.alias) if self.alias and not value else None
         return other if isinstance(other, str) else value
 
 
-wire: Any = _Wire  # for type checkers, a field's value is not the descriptor
+wire: Any = _Field  # for type checkers, a field's value is not the descriptor
 
 
-@dataclass_transform()
-def record(cls: Type[_T]) -> Type[_T]:
-    """Make a dataclass whose `wire` fields are read when they are first looked at."""
-    wires = {name: value for name, value in vars(cls).items() if isinstance(value, _Wire)}
-    for name, declared in wires.items():
-        setattr(cls, name, field(default_factory=declared.empty))
-    cls.__annotations__["extra"] = JSONObject
-    cls.extra = field(default_factory=dict)
-    made = dataclass(eq=False, repr=False)(cls)
-    for name, declared in wires.items():  # the dataclass took them for its own
-        setattr(made, name, declared)
-    made._fields = wires
-    return made
+def _parse(value: Any, kind: Any) -> Any:
+    """Return a JSON value as `kind`, None where it cannot be read so."""
+    try:
+        if issubclass(kind, WireObject):
+            return kind.from_dict(value) if value is not None else None
+        if kind is Decimal:
+            amount = Decimal(value.replace("$", "", 1).replace(",", ""))
+            return amount if amount.is_finite() else None
+        if kind is datetime:
+            return _parse_time(value)
+        if kind in (int, float):
+            fits = isinstance(value, (int, float)) and not isinstance(value, bool)
+        else:
+            fits = isinstance(value, kind)
+        return value if fits else None
+    except _UNREADABLE:
+        return None
 
 
-def _parse_number(value: Any) -> Any:
-    return None if isinstance(value, bool) else value + 0
-
-
-def _parse_unix_time(value: Any) -> datetime:
-    return datetime.fromtimestamp(_parse_number(value), timezone.utc)
-
-
-def _parse_time(value: str) -> Optional[datetime]:
+def _parse_time(value: Any) -> Optional[datetime]:
+    """Return the aware time that an ISO 8601 text or a Unix time (after 2001) gives."""
+    if isinstance(value, (int, float)) and value >= 1e9:
+        return datetime.fromtimestamp(value, timezone.utc)
     if value.endswith(("Z", "z")):  # fromisoformat takes no Z before Python 3.11
         value = value[:-1] + "+00:00"
     when = datetime.fromisoformat(value)
     return when if when.tzinfo else None
-
-
-def _parse_list(value: Any) -> Optional[List[Any]]:
-    return value if isinstance(value, list) else None
-
-
-def _parse_money(value: str) -> Optional[Decimal]:
-    amount = Decimal(value.replace("$", "", 1).replace(",", ""))
-    return amount if amount.is_finite() else None
 
 
 def _to_json(value: Any) -> Any:
@@ -152,6 +131,12 @@ def _to_json(value: Any) -> Any:
     return f"${value:f}" if isinstance(value, Decimal) else value
 
 
+def _to_camel_case(name: str) -> str:
+    first, *rest = name.split("_")
+    return first + "".join(word.capitalize() for word in rest)
+
+
+@dataclass_transform()
 class WireObject:
     """What all results share: attributes that are keys too, `extra`, `from_dict`, `to_dict`.
 
@@ -160,12 +145,28 @@ class WireObject:
 
     _raw: JSONObject = {}
     _was_null = False
-    _camel_case = False
     _needs = ""  # the list without which an answer is none of this class
-    _fields: Dict[str, _Wire] = {}
+    _fields: Dict[str, _Field] = {}
 
     if TYPE_CHECKING:
         extra: JSONObject
+
+    def __init_subclass__(
+        cls, lenient: bool = False, camel_case: bool = False, needs: str = ""
+    ) -> None:
+        """Make a dataclass of the class, whose `wire` fields stay descriptors."""
+        cls._needs = needs
+        cls._fields = {name: value for name, value in vars(cls).items()
+                       if isinstance(value, _Field)}
+        cls.__annotations__["extra"] = JSONObject
+        for name, declared in cls._fields.items():
+            key = _to_camel_case(name) if camel_case else name
+            declared.bind(name, key, cls.__annotations__[name], lenient)
+            setattr(cls, name, field(default_factory=declared.empty))
+        cls.extra = field(default_factory=dict)
+        dataclass(eq=False, repr=False)(cls)
+        for name, declared in cls._fields.items():  # the dataclass took them for its own
+            setattr(cls, name, declared)
 
     @classmethod
     def from_dict(cls: Type[_T], data: JSONObject) -> _T:
@@ -176,28 +177,20 @@ class WireObject:
         Raises:
             ResponseError: a field that holds objects holds something else.
         """
-        self = cls._wrap(data, cls.__name__)
-        self._look_at_all()
-        return self
+        return cls._wrap(data, cls.__name__)
 
     @classmethod
     def _wrap(cls: Type[_T], data: Any, key: str) -> _T:
-        """Return an object that reads `data` when it is looked at; null makes an empty one."""
         self = cls.__new__(cls)
-        if data is None:
+        if data is None:  # an empty object, that to_dict makes null again
             data, self._was_null = {}, True
         elif not isinstance(data, dict):
             raise _wrong_type(key, "an object", data)
         self._raw = data
-        return self
-
-    def _look_at_all(self) -> None:
-        for name, declared in self._fields.items():
+        for name, declared in cls._fields.items():
             if declared.of is not None:
-                value = getattr(self, name)
-                for item in value if declared.many else [value]:
-                    if item is not None:
-                        item._look_at_all()
+                getattr(self, name)
+        return self
 
     if not TYPE_CHECKING:  # or no misspelt attribute would be seen
 
@@ -205,7 +198,7 @@ class WireObject:
             if name == "extra":
                 known = {declared.key for declared in self._fields.values()}
                 value = {key: item for key, item in self._raw.items() if key not in known}
-            elif name == "meta" and isinstance(self, (ChatCompletion, EmbeddingResponse, Quotas)):
+            elif name == "meta" and name in self.__dataclass_fields__:
                 value = Meta()
             else:
                 raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
@@ -275,58 +268,48 @@ class Headers(Dict[str, str]):
         return super().get(name.lower(), default)
 
 
-@record
-class QuotaMeter(WireObject):
+class QuotaMeter(WireObject, lenient=True, camel_case=True):
     """A count of requests that starts again at `renews_at`."""
 
-    _camel_case = True
-    limit: Optional[float] = wire(parse=_parse_number)
-    requests: Optional[float] = wire(parse=_parse_number)
-    renews_at: Optional[datetime] = wire(parse=_parse_time)
+    limit: Optional[float] = wire()
+    requests: Optional[float] = wire()
+    renews_at: Optional[datetime] = wire()
 
 
-@record
-class SearchQuotas(WireObject):
+class SearchQuotas(WireObject, lenient=True):
     """The meters of the search endpoint."""
 
-    hourly: Optional[QuotaMeter] = wire(parse=QuotaMeter.from_dict)
+    hourly: Optional[QuotaMeter] = wire()
 
 
-@record
-class WeeklyTokenLimit(WireObject):
+class WeeklyTokenLimit(WireObject, lenient=True, camel_case=True):
     """Credits of the week, which come back bit by bit; `percent_remaining` is 0 to 100."""
 
-    _camel_case = True
-    next_regen_at: Optional[datetime] = wire(parse=_parse_time)
-    percent_remaining: Optional[float] = wire(parse=_parse_number)
-    max_credits: Optional[Decimal] = wire(parse=_parse_money)
-    remaining_credits: Optional[Decimal] = wire(parse=_parse_money)
-    next_regen_credits: Optional[Decimal] = wire(parse=_parse_money)
+    next_regen_at: Optional[datetime] = wire()
+    percent_remaining: Optional[float] = wire()
+    max_credits: Optional[Decimal] = wire()
+    remaining_credits: Optional[Decimal] = wire()
+    next_regen_credits: Optional[Decimal] = wire()
 
 
-@record
-class RollingFiveHourLimit(WireObject):
+class RollingFiveHourLimit(WireObject, lenient=True, camel_case=True):
     """Requests of the last five hours; each tick gives back `tick_percent` (0 to 1) of `max`."""
 
-    _camel_case = True
-    next_tick_at: Optional[datetime] = wire(parse=_parse_time)
-    tick_percent: Optional[float] = wire(parse=_parse_number)
-    remaining: Optional[float] = wire(parse=_parse_number)
-    max: Optional[float] = wire(parse=_parse_number)
+    next_tick_at: Optional[datetime] = wire()
+    tick_percent: Optional[float] = wire()
+    remaining: Optional[float] = wire()
+    max: Optional[float] = wire()
     limited: Optional[bool] = wire()
 
 
-@record
-class Quotas(WireObject):
+class Quotas(WireObject, lenient=True, camel_case=True):
     """What is left of a plan; every meter is None for a pay-as-you-go key."""
 
-    _camel_case = True
-    subscription: Optional[QuotaMeter] = wire(parse=QuotaMeter.from_dict)
-    search: Optional[SearchQuotas] = wire(parse=SearchQuotas.from_dict)
-    free_tool_calls: Optional[QuotaMeter] = wire(parse=QuotaMeter.from_dict)
-    weekly_token_limit: Optional[WeeklyTokenLimit] = wire(parse=WeeklyTokenLimit.from_dict)
-    rolling_five_hour_limit: Optional[RollingFiveHourLimit] = wire(
-        parse=RollingFiveHourLimit.from_dict)
+    subscription: Optional[QuotaMeter] = wire()
+    search: Optional[SearchQuotas] = wire()
+    free_tool_calls: Optional[QuotaMeter] = wire()
+    weekly_token_limit: Optional[WeeklyTokenLimit] = wire()
+    rolling_five_hour_limit: Optional[RollingFiveHourLimit] = wire()
     meta: "Meta" = field(default_factory=lambda: Meta())
 
 
@@ -341,20 +324,18 @@ class Meta:
     quotas: Optional[Quotas] = None
 
 
-@record
-class Pricing(WireObject):
+class Pricing(WireObject, lenient=True):
     """US dollars a token, an image or a request; "0" is free, None is not said."""
 
-    prompt: Optional[Decimal] = wire(parse=_parse_money)
-    completion: Optional[Decimal] = wire(parse=_parse_money)
-    image: Optional[Decimal] = wire(parse=_parse_money)
-    request: Optional[Decimal] = wire(parse=_parse_money)
-    input_cache_reads: Optional[Decimal] = wire(parse=_parse_money)
-    input_cache_writes: Optional[Decimal] = wire(parse=_parse_money)
+    prompt: Optional[Decimal] = wire()
+    completion: Optional[Decimal] = wire()
+    image: Optional[Decimal] = wire()
+    request: Optional[Decimal] = wire()
+    input_cache_reads: Optional[Decimal] = wire()
+    input_cache_writes: Optional[Decimal] = wire()
 
 
-@record
-class Model(WireObject):
+class Model(WireObject, lenient=True):
     """A model of the list; a feature list that is None is not known, which is not empty."""
 
     id: Optional[str] = wire()
@@ -364,46 +345,40 @@ class Model(WireObject):
     object: Optional[str] = wire()
     provider: Optional[str] = wire()
     always_on: Optional[bool] = wire()
-    created: Optional[datetime] = wire(parse=_parse_unix_time)
-    context_length: Optional[int] = wire(parse=_parse_number)
-    max_output_length: Optional[int] = wire(parse=_parse_number)
-    pricing: Optional[Pricing] = wire(parse=Pricing.from_dict)
+    created: Optional[datetime] = wire()
+    context_length: Optional[int] = wire()
+    max_output_length: Optional[int] = wire()
+    pricing: Optional[Pricing] = wire()
     quantization: Optional[str] = wire()
-    input_modalities: Optional[List[str]] = wire(parse=_parse_list)
-    output_modalities: Optional[List[str]] = wire(parse=_parse_list)
-    supported_features: Optional[List[str]] = wire(parse=_parse_list)
-    supported_sampling_parameters: Optional[List[str]] = wire(parse=_parse_list)
+    input_modalities: Optional[List[str]] = wire()
+    output_modalities: Optional[List[str]] = wire()
+    supported_features: Optional[List[str]] = wire()
+    supported_sampling_parameters: Optional[List[str]] = wire()
     reasoning_parameters: Optional[JSONObject] = wire()
 
 
-@record
-class ModelList(WireObject):
+class ModelList(WireObject, needs="data"):
     """What GET /models answers."""
 
-    _needs = "data"
-    data: List[Model] = wire(Model, many=True)
+    data: List[Model] = wire()
 
 
-@record
-class SearchResult(WireObject):
+class SearchResult(WireObject, lenient=True):
     """A page that was found; the service sends its `text`, or `highlights` of it, or both."""
 
     url: Optional[str] = wire()
     title: Optional[str] = wire()
     text: Optional[str] = wire()
-    highlights: Optional[List[str]] = wire(parse=_parse_list)
-    published: Optional[datetime] = wire(parse=_parse_time)
+    highlights: Optional[List[str]] = wire()
+    published: Optional[datetime] = wire()
 
 
-@record
-class SearchResults(WireObject):
+class SearchResults(WireObject, needs="results"):
     """What POST /v2/search answers."""
 
-    _needs = "results"
-    results: List[SearchResult] = wire(SearchResult, many=True)
+    results: List[SearchResult] = wire()
 
 
-@record
 class FunctionCall(WireObject):
     """The function that the model wants called, its arguments as JSON text."""
 
@@ -425,23 +400,21 @@ class FunctionCall(WireObject):
         return parsed
 
 
-@record
 class ToolCall(WireObject):
     """One call that the model asks for."""
 
     id: Optional[str] = wire()
     type: Optional[str] = wire()
-    function: FunctionCall = wire(FunctionCall, always=True)
+    function: FunctionCall = wire()
 
 
-@record
 class Message(WireObject):
     """The model's message; appended to `messages`, it goes back as `to_param` says."""
 
     role: Optional[str] = wire()
     content: Optional[str] = wire()
-    reasoning_content: Optional[str] = wire(alias="reasoning")
-    tool_calls: List[ToolCall] = wire(ToolCall, many=True)
+    reasoning_content: Optional[str] = wire("reasoning")
+    tool_calls: List[ToolCall] = wire()
     refusal: Optional[str] = wire()
 
     def to_param(self) -> JSONObject:
@@ -461,17 +434,15 @@ class Message(WireObject):
         return param
 
 
-@record
 class Choice(WireObject):
     """One of the `n` answers."""
 
     index: Optional[int] = wire()
-    message: Message = wire(Message, always=True)
+    message: Message = wire()
     finish_reason: Optional[str] = wire()
     logprobs: Optional[JSONObject] = wire()
 
 
-@record
 class Usage(WireObject):
     """The tokens that were counted."""
 
@@ -482,17 +453,15 @@ class Usage(WireObject):
     completion_tokens_details: Optional[JSONObject] = wire()
 
 
-@record
-class ChatCompletion(WireObject):
+class ChatCompletion(WireObject, needs="choices"):
     """A whole answer; `text` is the first choice's, `meta` says how it came."""
 
-    _needs = "choices"
     id: Optional[str] = wire()
     object: Optional[str] = wire()
     created: Optional[int] = wire()
     model: Optional[str] = wire()
-    choices: List[Choice] = wire(Choice, many=True)
-    usage: Optional[Usage] = wire(Usage)
+    choices: List[Choice] = wire()
+    usage: Optional[Usage] = wire()
     system_fingerprint: Optional[str] = wire()
     service_tier: Optional[str] = wire()
     meta: Meta = field(default_factory=Meta)
@@ -503,59 +472,52 @@ class ChatCompletion(WireObject):
         return (self.choices[0].message.content or "") if self.choices else ""
 
 
-@record
-class Embedding(WireObject):
+class Embedding(WireObject, lenient=True):
     """The vector of one input."""
 
     object: Optional[str] = wire()
     index: Optional[int] = wire()
-    embedding: Optional[List[float]] = wire(parse=_parse_list)
+    embedding: Optional[List[float]] = wire()
 
 
-@record
-class EmbeddingResponse(WireObject):
+class EmbeddingResponse(WireObject, needs="data"):
     """The vectors, in the order of the inputs; `meta` says how they came."""
 
-    _needs = "data"
     object: Optional[str] = wire()
-    data: List[Embedding] = wire(Embedding, many=True)
+    data: List[Embedding] = wire()
     model: Optional[str] = wire()
-    usage: Optional[Usage] = wire(Usage)
+    usage: Optional[Usage] = wire()
     meta: Meta = field(default_factory=Meta)
 
 
-@record
 class ToolCallDelta(WireObject):
     """A piece of a tool call."""
 
     index: Optional[int] = wire()
     id: Optional[str] = wire()
     type: Optional[str] = wire()
-    function: FunctionCall = wire(FunctionCall, always=True)
+    function: FunctionCall = wire()
 
 
-@record
 class Delta(WireObject):
     """What a chunk adds to its choice's message."""
 
     role: Optional[str] = wire()
     content: Optional[str] = wire()
-    reasoning_content: Optional[str] = wire(alias="reasoning")
-    tool_calls: List[ToolCallDelta] = wire(ToolCallDelta, many=True)
+    reasoning_content: Optional[str] = wire("reasoning")
+    tool_calls: List[ToolCallDelta] = wire()
     refusal: Optional[str] = wire()
 
 
-@record
 class ChunkChoice(WireObject):
     """A chunk's part of one choice."""
 
     index: Optional[int] = wire()
-    delta: Delta = wire(Delta, always=True)
+    delta: Delta = wire()
     finish_reason: Optional[str] = wire()
     logprobs: Optional[JSONObject] = wire()
 
 
-@record
 class ChatCompletionChunk(WireObject):
     """One event of a stream; `text` is the first choice's piece of text."""
 
@@ -563,8 +525,8 @@ class ChatCompletionChunk(WireObject):
     object: Optional[str] = wire()
     created: Optional[int] = wire()
     model: Optional[str] = wire()
-    choices: List[ChunkChoice] = wire(ChunkChoice, many=True)
-    usage: Optional[Usage] = wire(Usage)
+    choices: List[ChunkChoice] = wire()
+    usage: Optional[Usage] = wire()
     system_fingerprint: Optional[str] = wire()
     service_tier: Optional[str] = wire()
 

@@ -156,8 +156,8 @@ class SyntheticClient:
             ResponseError: the answer is not a completion.
         """
         payload = self._payload(messages, model, params)
-        return self._ask("POST", "chat/completions", payload, params,
-                         partial(self._read_as, ChatCompletion))
+        return self._fetch(
+            ChatCompletion, "POST", "chat/completions", payload, params, ChatParams)
 
     @_documented
     def stream_chat(
@@ -174,8 +174,7 @@ class SyntheticClient:
             A ChatStream: an iterator of chunks, to be read to its end or closed.
 
         Raises:
-            TypeError, ConfigurationError, APIStatusError, APIConnectionError, ResponseError:
-                as in `chat`; reading the stream may raise the last three too.
+            What `chat` does; all but the first two also while the stream is read.
         """
         payload = {**self._payload(messages, model, params), "stream": True}
         return self._ask("POST", "chat/completions", payload, params, self._read_stream)
@@ -183,15 +182,10 @@ class SyntheticClient:
     def models(self, **options: "Unpack[CallOptions]") -> List[Model]:
         """Return the models that the service offers now; needs no key.
 
-        Args:
-            options: timeout, deadline, max_retries, extra_headers, as in `chat`.
-
-        Raises:
-            TypeError, ConfigurationError, APIStatusError, APIConnectionError, ResponseError:
-                as in `chat`.
+        Options and errors are those of `chat`, here and below: timeout, deadline, max_retries,
+        extra_headers.
         """
-        check_params(options, CallOptions)
-        return self._ask("GET", "models", None, options, partial(self._read_as, ModelList)).data
+        return self._fetch(ModelList, "GET", "models", None, options).data
 
     def embeddings(
         self, input: Union[str, Sequence[str]], *, model: str, **params: "Unpack[EmbeddingParams]"
@@ -201,56 +195,32 @@ class SyntheticClient:
         Args:
             input: a text, or a list of texts, of which each gives one vector.
             model: an id such as "hf:nomic-ai/nomic-embed-text-v1.5"; the client's own is for chat.
-            params: dimensions (int), extra_body; timeout and the like as in `chat`.
+            params: dimensions (int), the length of the vectors where the model can choose;
+                extra_body.
 
         Returns:
             The EmbeddingResponse; `.data[0].embedding` is the first input's vector.
-
-        Raises:
-            TypeError, ConfigurationError, APIStatusError, APIConnectionError, ResponseError:
-                as in `chat`.
         """
-        check_params(params, EmbeddingParams)
         check_type("input", input, (str, Sequence))
         if not input:
             raise ConfigurationError("input is empty; give a text, or a list of texts")
         payload = {"model": self._model(model), "input": input, **_sent(params)}
-        return self._ask("POST", "embeddings", payload, params,
-                         partial(self._read_as, EmbeddingResponse))
+        return self._fetch(
+            EmbeddingResponse, "POST", "embeddings", payload, params, EmbeddingParams)
 
     def quotas(self, **options: "Unpack[CallOptions]") -> Quotas:
         """Return what is left of the key's plan; asking costs none of it.
 
-        Args:
-            options: timeout, deadline, max_retries, extra_headers, as in `chat`.
-
-        Returns:
-            The Quotas; every meter is None for a pay-as-you-go key.
-
-        Raises:
-            TypeError, ConfigurationError, APIStatusError, APIConnectionError, ResponseError:
-                as in `chat`.
+        Every meter is None for a pay-as-you-go key.
         """
-        check_params(options, CallOptions)
-        return self._ask("GET", "/v2/quotas", None, options, partial(self._read_as, Quotas))
+        return self._fetch(Quotas, "GET", "/v2/quotas", None, options)
 
     def search(self, query: str, **options: "Unpack[CallOptions]") -> List[SearchResult]:
-        """Search the web through the service, which keeps nothing of it.
-
-        Args:
-            query: what to look for.
-            options: timeout, deadline, max_retries, extra_headers, as in `chat`.
-
-        Raises:
-            TypeError, ConfigurationError, APIStatusError, APIConnectionError, ResponseError:
-                as in `chat`.
-        """
-        check_params(options, CallOptions)
+        """Search the web for `query` through the service, which keeps nothing of it."""
         check_type("query", query, (str,))
         if not query.strip():
             raise ConfigurationError("query is empty; say what to look for")
-        return self._ask("POST", "/v2/search", {"query": query}, options,
-                         partial(self._read_as, SearchResults)).results
+        return self._fetch(SearchResults, "POST", "/v2/search", {"query": query}, options).results
 
     def request(
         self, method: str, path: str, json: Any = None, **options: "Unpack[CallOptions]"
@@ -262,11 +232,6 @@ class SyntheticClient:
             path: relative to base_url; from the host's root where it starts with /v2/ or
                 /anthropic/.
             json: the request's body.
-            options: timeout, deadline, max_retries, extra_headers, as in `chat`.
-
-        Raises:
-            TypeError, ConfigurationError, APIStatusError, APIConnectionError, ResponseError:
-                as in `chat`.
         """
         check_params(options, CallOptions)
         check_type("path", path, (str,))
@@ -340,6 +305,14 @@ class SyntheticClient:
                 "no model is named; give model= or set SYNTHETIC_MODEL, such as syn:large:text"
             )
         return name
+
+    def _fetch(
+        self, kind: Type[_A], method: str, path: str, payload: Any, options: Mapping[str, Any],
+        of: Any = CallOptions
+    ) -> _A:
+        """Make the call, and return the whole answer as an object of the class `kind`."""
+        check_params(options, of)
+        return self._ask(method, path, payload, options, partial(self._read_as, kind))
 
     def _ask(
         self, method: str, path: str, payload: Any, options: Mapping[str, Any],

@@ -3,8 +3,8 @@
 
 Strategy: an object keeps the JSON object it was made from and reads a field when it is first
 looked at, so a streamed chunk costs what is asked of it and no more; `from_dict` looks at once
-at those that hold objects, so that what is malformed is found there. `to_dict` gives back what came, but for
-the attributes that were changed since. A field's annotation says how it is read.
+at those that hold objects, so that what is malformed is found there. `to_dict` gives back what
+came, but for the attributes that were changed since. A field's annotation says how it is read.
 """
 
 import json
@@ -13,7 +13,7 @@ from datetime import datetime, timezone
 from decimal import Decimal
 from functools import lru_cache
 from typing import (
-    TYPE_CHECKING, Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple, Type, TypeVar,
+    TYPE_CHECKING, Any, Dict, List, Mapping, Optional, Sequence, Tuple, Type, TypeVar,
     Union
 )
 

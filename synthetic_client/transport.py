@@ -27,7 +27,7 @@ import weakref
 import zlib
 from collections import deque
 from functools import lru_cache
-from typing import Any, Deque, Dict, Iterator, List, Mapping, NamedTuple, Optional, Tuple
+from typing import Any, Deque, Dict, Iterator, List, Mapping, NamedTuple, Optional, Tuple, cast
 
 from .errors import (
     APIConnectionError, APITimeoutError, ConfigurationError, ResponseError,
@@ -40,6 +40,10 @@ IDLE_SECONDS = 60.0
 REDIRECTS = 5
 POOLS = 8  # that are kept for settings of which no client is left
 _BLOCK = 65536  # bytes in one read or write
+_LONGEST_LINE = 65536  # of a head or a chunk's, as http.client has it
+_MOST_HEADERS = 200  # http.client has 100
+_LINE_ENDS = (b"\r\n", b"\n", b"")
+_STATUS = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9][0-9])[ \r\n]")
 _UNPACKED_BLOCK = 1 << 20  # bytes that one step of decompression may give
 _DRAIN_SECONDS = 0.05  # for the end of a body whose last event was read already
 _KEEP_ALIVE = {"TCP_KEEPIDLE": 60, "TCP_KEEPALIVE": 60, "TCP_KEEPINTVL": 30, "TCP_KEEPCNT": 4}
@@ -126,108 +130,66 @@ class _Wire(io.RawIOBase):
         return not poll.poll(0)
 
 
-class _Answer(http.client.HTTPResponse):
-    """http.client's response, but for interim answers: it knows 100 alone (RFC 9110, 15.2)."""
-
-    def _read_status(self) -> Tuple[str, int, str]:
-        while True:
-            version, status, reason = super()._read_status()  # type: ignore[misc]
-            if not 102 <= status < 200:
-                return version, status, reason
-            http.client.parse_headers(self.fp)
-
-
-class _Connection(http.client.HTTPConnection):
-    """A connection that dials within the clock's connect phase."""
-
-    response_class = _Answer
-    wire: Optional[_Wire] = None
-    unfinished: Optional["Response"] = None  # its last answer, where the end is still to be read
-    idle_since = 0.0
-    server_name: Optional[str] = None  # for TLS
-    tunnels = False
-
-    def __init__(self, host: str, context: Optional[ssl.SSLContext], clock: Clock) -> None:
-        self.default_port = 80 if context is None else 443
-        super().__init__(host)
-        self.context = context
-        self.clock = clock
-
-    def connect(self) -> None:
-        self.clock.start_connecting()
-        sock = self._dial()
-        self.wire = self.sock = _Wire(sock, self.clock)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        for name, value in _KEEP_ALIVE.items():
-            if hasattr(socket, name):
-                sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
-        if self.tunnels:
-            self._tunnel()  # type: ignore[attr-defined]
-        if self.context is not None:
-            sock.getpeername()  # raises where the peer is gone: wrap_socket() would leak then
-            sock = self.context.wrap_socket(
-                sock, server_hostname=self.server_name, do_handshake_on_connect=False
-            )
-            self.wire.use(sock)
-            sock.settimeout(self.clock.wait())
-            try:
-                sock.do_handshake()
-            except socket.timeout as error:
-                raise self.clock.expired() from error
-        self.clock.connect_ends = None
-
-    def _dial(self) -> socket.socket:
-        """Connect to the first address that answers, each with its share of the time."""
-        addresses = socket.getaddrinfo(self.host, self.port, 0, socket.SOCK_STREAM)
-        for left, (family, kind, protocol, _, address) in zip(
-            range(len(addresses), 0, -1), addresses
-        ):
-            sock = socket.socket(family, kind, protocol)
-            try:
-                sock.settimeout(self.clock.wait() / left)
-                sock.connect(address)
-                return sock
-            except BaseException as error:
-                sock.close()
-                if isinstance(error, socket.timeout) and left == 1:
-                    raise self.clock.expired() from error
-                if left == 1 or isinstance(error, SyntheticError):
-                    raise
-                if not isinstance(error, OSError):  # KeyboardInterrupt
-                    raise
-        raise OSError("it has no address")
-
-    def is_reusable(self) -> bool:
-        """Say whether another request may go out; the rest of the last answer is read first."""
-        if self.wire is None or time.monotonic() - self.idle_since > IDLE_SECONDS:
-            return False
-        if self.unfinished is not None:
-            self.wire.clock = Clock(_DRAIN_SECONDS, _DRAIN_SECONDS, _DRAIN_SECONDS)
-            if not self.unfinished.drain():
-                return False
-            self.unfinished = None
-        return self.wire.is_quiet()
-
-    def discard(self) -> None:
-        if self.wire is not None:
-            self.wire.cut()
-
-
 class Response:
-    """An answer's status and headers, and its body as it comes."""
+    """An answer's status and headers, and its body as it comes.
 
-    def __init__(
-        self, raw: http.client.HTTPResponse, connection: _Connection, owner: "Transport"
-    ) -> None:
-        self.status = raw.status
-        self.headers: List[Tuple[str, str]] = raw.getheaders()
-        self.location = raw.getheader("location")
-        self._raw = raw
-        self._connection = connection
-        self._owner: Optional[Transport] = owner  # until the connection has been given back
-        self._blocks = _read_blocks(raw)
-        encoding = (raw.getheader("content-encoding") or "identity").strip().lower()
+    http.client makes it and has it read the head. It is given its connection and the connection's
+    owner once that has come.
+    """
+
+    status = 0
+    will_close = True
+    connection: "_Connection"
+    owner: "Optional[Transport]" = None  # until the connection has been given back
+
+    def __init__(self, wire: _Wire, *_: Any, method: str = "GET", **__: Any) -> None:
+        self._source = wire.makefile()
+        self._has_body = method != "HEAD"
+        self._ended = False
+        self.headers: List[Tuple[str, str]] = []
+
+    def begin(self) -> None:
+        """Read the head; interim answers (RFC 9110, 15.2) are passed over."""
+        while True:
+            line = self._source.readline(_LONGEST_LINE)
+            match = _STATUS.match(line)
+            if not line:
+                raise http.client.RemoteDisconnected("it closed the connection")
+            if match is None:
+                raise http.client.BadStatusLine(repr(line[:60]))
+            self.status = int(match.group(2))
+            self.headers = list(self._read_headers())
+            if not 100 <= self.status < 200 or self.status == 101:
+                return self._frame(match.group(1) == b"0")
+
+    def _read_headers(self) -> Iterator[Tuple[str, str]]:
+        for _ in range(_MOST_HEADERS):
+            line = self._source.readline(_LONGEST_LINE)
+            if line in (b"\r\n", b"\n"):
+                return
+            if not line.endswith(b"\n"):
+                break
+            name, colon, value = line.decode("latin-1").partition(":")
+            if colon and name[0] not in " \t":  # else a folded line, of what we need nothing
+                yield name.rstrip(), value.strip()
+        raise http.client.HTTPException("the headers broke off, or are too many")
+
+    def header(self, name: str) -> str:
+        """Return a header's first value, "" where there is none."""
+        return next((value for key, value in self.headers if key.lower() == name), "")
+
+    def _frame(self, is_old: bool) -> None:
+        """Find how the body ends and whether the connection lives on (RFC 9112, 6.3 and 9.3)."""
+        length, token = self.header("content-length"), self.header("connection").lower()
+        self._chunked = self.header("transfer-encoding").lower().endswith("chunked")
+        self._left = int(length) if re.fullmatch("[0-9]{1,18}", length) else None
+        if not self._has_body or self.status in (204, 304) or self.status < 200:
+            self._chunked, self._left = False, 0
+        is_framed = self._chunked or self._left is not None
+        lives = "keep-alive" in token if is_old else "close" not in token
+        self.will_close = not (is_framed and lives)
+        encoding = (self.header("content-encoding") or "identity").lower()
+        self._blocks = self._read_blocks()
         self._body = self._blocks if encoding == "identity" else _unpack(self._blocks, encoding)
 
     def read(self, limit: int) -> bytes:
@@ -259,7 +221,7 @@ class Response:
             raise _cut("its compression is broken" if packing else "the connection broke"
                        ) from error
         if not data:
-            self._raw.close()
+            self._ended = True
             self.finish()
         return data
 
@@ -270,56 +232,133 @@ class Response:
                 pass
         except (SyntheticError, *_FAULTS):
             return False
-        self._raw.close()
+        self._ended = True
         return True
+
+    def isclosed(self) -> bool:
+        """Say whether the body has been read to its end."""
+        return self._ended
 
     def finish(self) -> None:
         """Give the connection back: nothing but the end of the framing is still to come."""
-        owner, self._owner = self._owner, None
-        if owner is not None and (self._raw.will_close or self.status < 200):
-            self._connection.discard()
+        owner, self.owner = self.owner, None
+        if owner is not None and (self.will_close or self.status < 200):
+            self.connection.discard()
         elif owner is not None:
-            owner.give_back(self._connection, None if self._raw.isclosed() else self)
+            owner.give_back(self.connection, None if self._ended else self)
 
     def close(self) -> None:
         """End the exchange at once, also while another thread reads."""
-        owner, self._owner = self._owner, None
+        owner, self.owner = self.owner, None
         if owner is not None:
-            self._connection.discard()
+            self.connection.discard()
 
-
-def _read_blocks(raw: http.client.HTTPResponse) -> Iterator[bytes]:
-    """Yield a body as it comes, framed by chunks, Content-Length or close (RFC 9112, 6.3).
-
-    Written out because http.client passes a short body off as whole, and before Python 3.13
-    reads on behind one that read1() has read to its end.
-    """
-    source, left = raw.fp, raw.length
-    if left == 0:  # also a 204 or an answer to HEAD that calls itself chunked
-        return
-    if left is None and not raw.chunked:
-        yield from iter(lambda: source.read1(_BLOCK), b"")
-        return
-    while True:
-        if raw.chunked:
-            line = source.readline(_BLOCK)
-            digits = line.partition(b";")[0].strip()
-            if not line.endswith(b"\n") or not re.fullmatch(b"[0-9A-Fa-f]{1,16}", digits):
-                raise _cut("its framing broke off")
-            left = int(digits, 16)
-        ends = not left or not raw.chunked
-        while left:
-            data = source.read1(min(left, _BLOCK))
-            if not data:
-                raise _cut("the body ended early")
-            left -= len(data)
-            yield data
-        if not ends and source.read(2) != b"\r\n":
-            raise _cut("a chunk does not end where it should")
-        if ends:
-            while raw.chunked and source.readline(_BLOCK) not in (b"\r\n", b"\n", b""):
-                pass  # the trailer section
+    def _read_blocks(self) -> Iterator[bytes]:
+        """Yield the body as it comes, framed by chunks, Content-Length or close."""
+        source, left = self._source, self._left
+        if left is None and not self._chunked:
+            yield from iter(lambda: source.read1(_BLOCK), b"")
             return
+        while True:
+            if self._chunked:
+                line = source.readline(_LONGEST_LINE)
+                digits = line.partition(b";")[0].strip()
+                if not line.endswith(b"\n") or not re.fullmatch(b"[0-9A-Fa-f]{1,16}", digits):
+                    raise _cut("its framing broke off")
+                left = int(digits, 16)
+            ends = not left or not self._chunked
+            while left:
+                data = source.read1(min(left, _BLOCK))
+                if not data:
+                    raise _cut("the body ended early")
+                left -= len(data)
+                yield data
+            if not ends and source.read(2) != b"\r\n":
+                raise _cut("a chunk does not end where it should")
+            if ends:
+                while self._chunked and source.readline(_LONGEST_LINE) not in _LINE_ENDS:
+                    pass  # the trailer section
+                return
+
+
+class _TunnelRefused(OSError):
+    """A proxy's answer to CONNECT that is not 2xx; its one argument is the status."""
+
+
+class _Connection(http.client.HTTPConnection):
+    """A connection that dials within the clock's connect phase."""
+
+    response_class = Response  # type: ignore[assignment]
+    wire: Optional[_Wire] = None
+    unfinished: Optional[Response] = None  # its last answer, where the end is still to be read
+    idle_since = 0.0
+    tunnel = b""  # the head of the CONNECT request that comes first
+
+    def __init__(
+        self, host: str, clock: Clock, context: Optional[ssl.SSLContext], server_name: str
+    ) -> None:
+        self.default_port = 80 if context is None else 443
+        super().__init__(host)
+        self.clock, self.context, self.server_name = clock, context, server_name
+
+    def connect(self) -> None:
+        self.clock.start_connecting()
+        self.wire = self.sock = self._dial()
+        sock = self.wire.sock
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for name, value in _KEEP_ALIVE.items():
+            if hasattr(socket, name):
+                sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+        if self.tunnel:
+            self.wire.sendall(self.tunnel)
+            answer = Response(self.wire, method="CONNECT")
+            answer.begin()
+            if not 200 <= answer.status < 300:
+                raise _TunnelRefused(answer.status)
+        if self.context is not None:
+            sock.getpeername()  # raises where the peer is gone: wrap_socket() would leak then
+            sock = self.context.wrap_socket(
+                sock, server_hostname=self.server_name, do_handshake_on_connect=False
+            )
+            self.wire.use(sock)
+            sock.settimeout(self.clock.wait())
+            try:
+                sock.do_handshake()
+            except socket.timeout as error:
+                raise self.clock.expired() from error
+        self.clock.connect_ends = None
+
+    def _dial(self) -> _Wire:
+        """Connect to the first address that answers, each with its share of the time."""
+        addresses = socket.getaddrinfo(self.host, self.port, 0, socket.SOCK_STREAM)
+        failed = OSError("it has no address")
+        for place, (family, kind, protocol, _, address) in enumerate(addresses):
+            wire = _Wire(socket.socket(family, kind, protocol), self.clock)
+            try:
+                wire.sock.settimeout(self.clock.wait() / (len(addresses) - place))
+                wire.sock.connect(address)
+                return wire
+            except OSError as error:
+                failed = error
+        if isinstance(failed, socket.timeout):
+            raise self.clock.expired() from failed
+        raise failed
+
+    def is_reusable(self) -> bool:
+        """Say whether another request may go out; the rest of the last answer is read first."""
+        if self.wire is None or time.monotonic() - self.idle_since > IDLE_SECONDS:
+            return False
+        if self.unfinished is not None:
+            self.wire.clock = Clock(_DRAIN_SECONDS, _DRAIN_SECONDS, _DRAIN_SECONDS)
+            if not self.unfinished.drain():
+                return False
+            self.unfinished = None
+        return self.wire.is_quiet()
+
+    def discard(self) -> None:
+        if self.wire is not None:
+            self.wire.cut()
 
 
 def _unpack(blocks: Iterator[bytes], encoding: str) -> Iterator[bytes]:
@@ -351,7 +390,7 @@ class _Proxy(NamedTuple):
     secrets: Tuple[str, ...]
 
 
-class Transport(urllib.request.AbstractHTTPHandler):
+class Transport(urllib.request.BaseHandler):
     """The way to one origin: an urllib handler, and the pool of its connections.
 
     Args:
@@ -362,15 +401,13 @@ class Transport(urllib.request.AbstractHTTPHandler):
     """
 
     log = logging.getLogger("synthetic_client")
-    http_request = https_request = urllib.request.AbstractHTTPHandler.do_request_
 
     def __init__(
         self, origin: str, proxy: Optional[str], ca_file: Optional[str],
         ssl_context: Optional[ssl.SSLContext]
     ) -> None:
-        super().__init__()
         self._origin = origin
-        self._host = origin.partition("://")[2]
+        self._scheme, _, self._host = origin.partition("://")
         self._ca_file = ca_file
         self._own_context = ssl_context
         self._context: Optional[ssl.SSLContext] = None
@@ -396,7 +433,7 @@ class Transport(urllib.request.AbstractHTTPHandler):
             request: Any = urllib.request.Request(url, body, dict(headers), method=method)
             request.clock, request.connection = clock, None
             response = self._open(request, attempt)
-            target = _join(url, response.location)
+            target = _join(url, response.header("location"))
             follow = response.status in (307, 308) and target.startswith(self._origin + "/")
             if not follow or redirects == REDIRECTS:
                 return response
@@ -438,42 +475,48 @@ class Transport(urllib.request.AbstractHTTPHandler):
 
     def http_open(self, request: Any) -> Response:
         """Answer urllib's opener: over an idle connection, or a new one."""
-        headers = {**request.unredirected_hdrs, **request.headers}
-        tunnel = request.type == "https"
-        if self._proxy is not None:
-            request.set_proxy(self._proxy.host, request.type)
-            if not tunnel:
-                headers.update(self._proxy.headers)
         connection = self._take_idle()
         if connection is not None:
             try:
-                return self._exchange(connection, request, headers)
+                return self._exchange(connection, request)
             except APITimeoutError:
                 raise
             except (OSError, http.client.HTTPException):  # closed while it was idle, or just now
                 if connection.wire is None or connection.wire.heard:
                     raise
-        if tunnel and self._context is None:
-            self._context = self._own_context or _make_context(self._ca_file)
-        connection = _Connection(request.host, self._context if tunnel else None, request.clock)
-        connection.server_name = urllib.parse.urlsplit(self._origin).hostname
-        if tunnel and self._proxy is not None:
-            connection.set_tunnel(self._host, headers=self._proxy.headers)
-            connection.tunnels = True
-        return self._exchange(connection, request, headers)
+        return self._exchange(self._make_connection(request.clock), request)
 
     https_open = http_open
 
-    def _exchange(
-        self, connection: _Connection, request: Any, headers: Dict[str, str]
-    ) -> Response:
+    def _make_connection(self, clock: Clock) -> _Connection:
+        host = self._proxy.host if self._proxy else self._host
+        if self._scheme == "http":
+            return _Connection(host, clock, None, "")
+        if self._context is None:
+            self._context = self._own_context or _make_context(self._ca_file)
+        name = urllib.parse.urlsplit(self._origin).hostname or ""
+        connection = _Connection(host, clock, self._context, name)
+        if self._proxy is not None:
+            target = self._host if re.search(":[0-9]+$", self._host) else f"{self._host}:443"
+            head = {"Host": target, **self._proxy.headers}
+            lines = "".join(f"{key}: {value}\r\n" for key, value in head.items())
+            connection.tunnel = f"CONNECT {target} HTTP/1.1\r\n{lines}\r\n".encode("latin-1")
+        return connection
+
+    def _exchange(self, connection: _Connection, request: Any) -> Response:
         connection.clock, request.connection = request.clock, connection
         request.clock.connect_ends = None  # of an attempt that did not connect
         if connection.wire is not None:
             connection.wire.clock, connection.wire.heard = request.clock, False
+        target, headers = request.selector, {"Host": self._host, **request.headers}
+        if self._proxy is not None and self._scheme == "http":
+            target = request.full_url
+            headers.update(self._proxy.headers)
         try:
-            connection.request(request.get_method(), request.selector, request.data, headers)
-            return Response(connection.getresponse(), connection, self)
+            connection.request(request.get_method(), target, request.data, headers)
+            response: Any = connection.getresponse()
+            response.connection, response.owner = connection, self
+            return cast(Response, response)
         except BaseException:
             connection.discard()
             raise
@@ -497,12 +540,11 @@ class Transport(urllib.request.AbstractHTTPHandler):
         place = self._origin + (f" through the proxy {self._proxy.host}" if self._proxy else "")
         if not isinstance(error, OSError):
             return ResponseError(f"what answered at {place} does not speak HTTP; check base_url")
-        refused = re.match(r"Tunnel connection failed: (\d+)", str(error))
-        if refused:
+        if isinstance(error, _TunnelRefused):
             return APIConnectionError(
-                f"no way to {place}: the proxy answered HTTP {refused.group(1)}; check its user, "
-                "password and rules (proxy=, https_proxy)",
-                retryable=refused.group(1) not in ("401", "403", "407")
+                f"no way to {place}: the proxy answered HTTP {error}; check its user, password "
+                "and rules (proxy=, https_proxy)",
+                retryable=error.args[0] not in (401, 403, 407)
             )
         if isinstance(error, ssl.SSLCertVerificationError):
             return APIConnectionError(self._describe_distrust(error))
@@ -594,11 +636,10 @@ def _is_host(name: str) -> bool:
         return False
 
 
-def _join(url: str, location: Optional[str]) -> str:
+def _join(url: str, location: str) -> str:
     """Return where a redirect leads, "" where that cannot be said."""
     try:
-        plain = location and re.fullmatch("[!-~]+", location)
-        return urllib.parse.urljoin(url, location) if location and plain else ""
+        return urllib.parse.urljoin(url, location) if re.fullmatch("[!-~]+", location) else ""
     except ValueError:
         return ""
 

@@ -441,7 +441,7 @@ class SyntheticClient:
             raise ResponseError(f"the answer is no {kind.__name__}: {said}; check base_url",
                                 body=data)
         answer = kind.from_dict(data)
-        if hasattr(answer, "meta"):
+        if isinstance(answer, (ChatCompletion, EmbeddingResponse, Quotas)):
             answer.meta = meta
         return answer
 

@@ -8,6 +8,7 @@ came, but for the attributes that were changed since. A field's annotation says 
 """
 
 import json
+import re
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from decimal import Decimal
@@ -112,11 +113,9 @@ def _parse(value: Any, kind: Any) -> Any:
 
 def _parse_time(value: Any) -> Optional[datetime]:
     """Return the aware time that an ISO 8601 text or a Unix time (after 2001) gives."""
-    if isinstance(value, (int, float)) and value >= 1e9:
-        return datetime.fromtimestamp(value, timezone.utc)
-    if value.endswith(("Z", "z")):  # fromisoformat takes no Z before Python 3.11
-        value = value[:-1] + "+00:00"
-    when = datetime.fromisoformat(value)
+    if not isinstance(value, str):
+        return datetime.fromtimestamp(value, timezone.utc) if value >= 1e9 else None
+    when = datetime.fromisoformat(re.sub("[Zz]$", "+00:00", value))  # Z is for 3.11 and newer
     return when if when.tzinfo else None
 
 

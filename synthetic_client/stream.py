@@ -236,6 +236,7 @@ class ChatStream(Iterator[ChatCompletionChunk]):
         raise StopIteration
 
     def _read_event(self, event: ServerSentEvent) -> Optional[ChatCompletionChunk]:
+        raw: Any = None
         try:
             raw, end = _decode(event.data)
             usual = end == len(event.data) and event.event != "error" and not raw.get("error")

@@ -46,7 +46,8 @@ TOP_LEVEL = {"setup.cfg", "pyproject.toml", "README.md", "LICENSE", ".ci", ".git
              "synthetic_client", "tests"}
 PROMISED = """SyntheticClient ChatStream completion
     ChatCompletion Choice Message ToolCall FunctionCall Usage
-    ChatCompletionChunk ChunkChoice Delta ToolCallDelta Quotas
+    ChatCompletionChunk ChunkChoice Delta ToolCallDelta
+    Quotas Model SearchResult EmbeddingResponse
     SyntheticError ConfigurationError APIConnectionError APITimeoutError StreamInterruptedError
     ResponseError APIStatusError BadRequestError ContextWindowExceededError AuthenticationError
     PaymentRequiredError PermissionDeniedError NotFoundError ConflictError

@@ -31,15 +31,19 @@ from synthetic_client import (
     ConflictError,
     ContextWindowExceededError,
     Delta,
+    Embedding,
+    EmbeddingResponse,
     FunctionCall,
     InternalServerError,
     Message,
+    Model,
     NotFoundError,
     PaymentRequiredError,
     PermissionDeniedError,
     Quotas,
     RateLimitError,
     ResponseError,
+    SearchResult,
     StreamInterruptedError,
     SyntheticClient,
     SyntheticError,
@@ -252,6 +256,25 @@ def like_litellm(stream: bool) -> str:
     return either.text if isinstance(either, ChatCompletion) else "".join(either.texts())
 
 
+def rest_of_the_service(client: SyntheticClient) -> Optional[Decimal]:
+    """Call what there is beside chat."""
+    models = client.models(timeout=5)
+    assert_type(models, List[Model])
+    assert_type(models[0].context_length, Optional[int])
+    assert_type(models[0].supported_features, Optional[List[str]])
+    vectors = client.embeddings(["a", "b"], model="hf:a/b", dimensions=64, extra_body={"x": 1})
+    assert_type(vectors, EmbeddingResponse)
+    assert_type(vectors.data, List[Embedding])
+    assert_type(vectors.data[0].embedding, Optional[List[float]])
+    quotas = client.quotas(max_retries=0)
+    assert_type(quotas, Quotas)
+    assert_type(quotas.meta.status, int)
+    found = client.search("tides", deadline=9)
+    assert_type(found, List[SearchResult])
+    assert_type(found[0].published, Optional[datetime])
+    return models[0].pricing.prompt if models[0].pricing else None
+
+
 def other_endpoints(client: SyntheticClient) -> int:
     """Call what has no method."""
     answer = client.request("POST", "embeddings", {"model": "m", "input": ["a"]}, timeout=5)
@@ -336,6 +359,9 @@ def mistakes(client: SyntheticClient) -> None:
     client.chat({"role": "user", "content": "Hello"})  # type: ignore[arg-type]
     client.chat(["Hello", 1])  # type: ignore[list-item]
     client.chat()  # type: ignore[call-arg]
+    client.models(n=1)  # type: ignore[call-arg]
+    client.embeddings("Hello")  # type: ignore[call-arg]
+    client.search("tides").results  # type: ignore[attr-defined]  # noqa: B018
     client.stream_chat("Hello", top_kk=1)  # type: ignore[call-arg]
     client.chat("Hello").choices[0].message.content.upper()  # type: ignore[union-attr]
     client.chat("Hello").choises  # type: ignore[attr-defined]  # noqa: B018

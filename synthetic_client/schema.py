@@ -14,8 +14,7 @@ from datetime import datetime, timezone
 from decimal import Decimal
 from functools import lru_cache
 from typing import (
-    TYPE_CHECKING, Any, Dict, List, Mapping, Optional, Sequence, Tuple, Type, TypeVar,
-    Union
+    TYPE_CHECKING, Any, Dict, List, Mapping, Optional, Sequence, Tuple, Type, TypeVar, Union
 )
 
 from .errors import ResponseError
@@ -38,7 +37,8 @@ else:  # for old Pythons, all that is wanted of them at run time
 
 JSONObject = Dict[str, Any]
 _T = TypeVar("_T", bound="WireObject")
-_UNREADABLE = (ArithmeticError, AttributeError, OSError, ResponseError, TypeError, ValueError)
+_UNREADABLE = (
+    ArithmeticError, AttributeError, LookupError, OSError, ResponseError, TypeError, ValueError)
 
 
 class _Field:

@@ -106,6 +106,17 @@ def stall(conn):
     conn.gone(LIMIT)
 
 
+def trace_memory(test):
+    """Trace memory during a test; return a function that gives the bytes held, and the most."""
+    try:
+        import tracemalloc
+    except ImportError:
+        test.skipTest("this Python does not trace memory")
+    tracemalloc.start()
+    test.addCleanup(tracemalloc.stop)
+    return tracemalloc.get_traced_memory
+
+
 class Stopped(Exception):
     """Ends a handler whose server stops."""
 

@@ -8,12 +8,12 @@ import pickle
 import socket
 import ssl
 import threading
-import tracemalloc
 import unittest
+import warnings
 from unittest import mock
 
 from . import synthetic_client as sc
-from .server import KEY, Proxy, Server, answer, chunk, chunks, completion
+from .server import KEY, Proxy, Server, answer, chunk, chunks, completion, trace_memory
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
 
@@ -48,7 +48,6 @@ class Desynchronised(unittest.TestCase):
             self.assertEqual(client.chat("b").text, "second")
             self.assertEqual(server.connections, 2)
 
-
     @unittest.skipUnless(hasattr(os, "fork"), "this system has no fork")
     def test_stream_that_a_child_finishes(self):
         """A child that reads its parent's stream to the end keeps no connection of the parent."""
@@ -56,7 +55,9 @@ class Desynchronised(unittest.TestCase):
             client = server.client()
             stream = client.stream_chat("x")
             next(stream)
-            child = os.fork()
+            with warnings.catch_warnings():  # the server's threads: new Pythons warn of them
+                warnings.simplefilter("ignore", DeprecationWarning)
+                child = os.fork()
             if not child:
                 try:
                     stream.completion()
@@ -178,10 +179,9 @@ class Answers(unittest.TestCase):
         with Server([head + body]) as server:
             client = server.client()
             client.request("GET", "x")
-            tracemalloc.start()
-            self.addCleanup(tracemalloc.stop)
+            traced_memory = trace_memory(self)
             client.request("GET", "x")
-            self.assertLess(tracemalloc.get_traced_memory()[1], 2_000_000)
+            self.assertLess(traced_memory()[1], 2_000_000)
 
     def test_long_words(self):
         """A long text without spaces is quoted, cut, and not left out."""

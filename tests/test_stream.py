@@ -8,11 +8,10 @@ import json
 import random
 import threading
 import time
-import tracemalloc
 import unittest
 
 from . import synthetic_client as sc
-from .server import Server, answer, chunk, chunks, completion
+from .server import Server, answer, chunk, chunks, completion, trace_memory
 from .test_schema import CHUNK, TOOLS, VLLM, mutate_gently, mutate_wildly
 
 QUOTAS = '{"subscription": {"limit": 5, "requests": 1, "renewsAt": "2026-08-19T20:18:11.436Z"}}'
@@ -1131,14 +1130,12 @@ class Memory(StreamCase):
             conn.end_sse()
 
         stream = self.stream(handler)
-        tracemalloc.start()
-        self.addCleanup(tracemalloc.stop)
+        traced_memory = trace_memory(self)
         for passed, _ in enumerate(stream, 1):
             if passed == start:
-                before = tracemalloc.get_traced_memory()[0]
+                before = traced_memory()[0]
             elif passed == count:
-                grown = tracemalloc.get_traced_memory()[0] - before
-        tracemalloc.stop()
+                grown = traced_memory()[0] - before
         self.assertEqual(stream.completion().text, text * count)
         self.assertLess(grown / (count - start) - len(text), 64)
 

@@ -14,7 +14,6 @@ import subprocess
 import sys
 import threading
 import time
-import tracemalloc
 import unittest
 import warnings
 import zlib
@@ -22,7 +21,8 @@ from unittest import mock
 
 from . import synthetic_client as sc
 from .server import (
-    CA_FILE, DATA, KEY, MODEL, Proxy, Server, answer, chunk, chunks, completion, stall
+    CA_FILE, DATA, KEY, MODEL, Proxy, Server, answer, chunk, chunks, completion, stall,
+    trace_memory
 )
 
 OTHER_CA = os.path.join(DATA, "other-ca.pem")
@@ -976,11 +976,10 @@ class Bodies(unittest.TestCase):
     def test_bomb(self):
         """A small packed body that would unpack to a huge one is stopped at the limit."""
         bomb = self.packed("gzip", gzip.compress(bytes(64 << 20), 1))
-        tracemalloc.start()
-        self.addCleanup(tracemalloc.stop)
+        traced_memory = trace_memory(self)
         with self.assertRaisesRegex(sc.ResponseError, "max_response_bytes"):
             self.read(bomb, max_response_bytes=1 << 20)
-        self.assertLess(tracemalloc.get_traced_memory()[1], 12 << 20)
+        self.assertLess(traced_memory()[1], 12 << 20)
 
     def test_long_event(self):
         """A stream's event over max_response_bytes is a ResponseError with what had come."""

@@ -8,6 +8,7 @@ import os
 import pickle
 import re
 import ssl
+import sys
 import threading
 import types
 import unittest
@@ -710,6 +711,7 @@ class Lifetime(ClientCase):
         self.assertEqual(server.requests[0].headers["authorization"], "Bearer second-key")
 
 
+@unittest.skipIf(sys.flags.optimize > 1, "-OO leaves out the docstrings")
 class Help(unittest.TestCase):
     def test_parameters(self):
         """help() shows every parameter of chat and of stream_chat once, with what it means."""

@@ -5,6 +5,7 @@ import contextlib
 import io
 import json
 import os
+import pydoc
 import re
 import sys
 import tempfile
@@ -123,7 +124,7 @@ class Readme(unittest.TestCase):
     def test_named_calls(self):
         """What README calls by name in backticks exists."""
         text = re.sub(r"(?ms)^```.*?^```", "", readme())
-        owners = [builtins, sc] + [getattr(sc, name) for name in sc.__all__]
+        owners = [builtins, pydoc, sc] + [getattr(sc, name) for name in sc.__all__]
         for owner, name in re.findall(r"`(?:(\w+)\.)?(\w+)\(", text):
             with self.subTest("%s.%s()" % (owner, name)):
                 places = [NAMED[owner]] if owner in NAMED else owners

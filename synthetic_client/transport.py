@@ -170,7 +170,7 @@ class Response:
             if not line.endswith(b"\n"):
                 break
             name, colon, value = line.decode("latin-1").partition(":")
-            if colon and name[0] not in " \t":  # else a folded line, of what we need nothing
+            if colon and name.strip() and name[0] not in " \t":  # else folded, or no header
                 yield name.rstrip(), value.strip()
         raise http.client.HTTPException("the headers broke off, or are too many")
 

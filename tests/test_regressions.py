@@ -183,6 +183,16 @@ class Answers(unittest.TestCase):
             client.request("GET", "x")
             self.assertLess(traced_memory()[1], 2_000_000)
 
+    def test_odd_header_lines(self):
+        """Header lines without a name, without a colon, or folded do no harm."""
+        body = json.dumps(completion("a")).encode()
+        head = (b"HTTP/1.1 200\r\n: x\r\n : y\r\nno colon\r\nX-Request-Id : r1\r\n\tfolded: z\r\n"
+                b"Content-Length: %d\r\n\r\n" % len(body))
+        with Server([lambda conn: conn.raw(head + body)]) as server:
+            reply = server.client().chat("a")
+        self.assertEqual((reply.text, reply.meta.request_id), ("a", "r1"))
+        self.assertEqual(set(reply.meta.headers), {"x-request-id", "content-length"})
+
     def test_long_words(self):
         """A long text without spaces is quoted, cut, and not left out."""
         error = self.error(answer(400, {"error": "\u6a21\u578b" * 400}))

@@ -279,8 +279,7 @@ class SyntheticClient:
             from . import transport
 
             self._way = transport.find(
-                self._origin, self._proxy, self._ca_file, self._ssl_context,
-                transport.environment())
+                self._origin, self._proxy, self._ca_file, self._ssl_context)
         return self._way
 
     def _payload(

@@ -568,19 +568,17 @@ class Transport(urllib.request.BaseHandler):
 
 
 @lru_cache(maxsize=POOLS)
-def find(
-    origin: str, proxy: Optional[str], ca_file: Optional[str],
-    ssl_context: Optional[ssl.SSLContext], _environment: Tuple[Any, ...]
-) -> Transport:
-    """Return the transport for these settings; the last few are kept, with their connections."""
-    return Transport(origin, proxy, ca_file, ssl_context)
+def _keep(_environment: Tuple[Any, ...], *settings: Any) -> Transport:
+    return Transport(*settings)
 
 
-def environment() -> Tuple[Any, ...]:
-    """Return what in the environment decides the way to a host, to be compared."""
+def find(*settings: Any) -> Transport:
+    """Return the Transport of these settings and the environment; the last few are kept."""
     names = ("SSL_CERT_FILE", "SSL_CERT_DIR", "no_proxy", "NO_PROXY")
     proxies = sorted(urllib.request.getproxies().items())
-    return (*proxies, *(os.environ.get(name) for name in names))
+    environment = (*proxies, *map(os.environ.get, names))
+    _keep(environment, *settings)
+    return _keep(environment, *settings)  # threads that came at once share the one that was kept
 
 
 def _make_context(ca_file: Optional[str]) -> ssl.SSLContext:

@@ -46,6 +46,7 @@ import socket
 import ssl
 import struct
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 from . import synthetic_client as sc
 
@@ -115,6 +116,15 @@ def trace_memory(test):
     tracemalloc.start()
     test.addCleanup(tracemalloc.stop)
     return tracemalloc.get_traced_memory
+
+
+def at_once(test, check, cases):
+    """Check all the cases at the same time, each as a subtest: for cases that wait."""
+    with ThreadPoolExecutor(len(cases)) as threads:
+        results = [(case, threads.submit(check, case)) for case in cases]
+        for case, result in results:
+            with test.subTest(case=case):
+                result.result()
 
 
 class Stopped(Exception):

@@ -2,6 +2,7 @@
 """How the house is laid out: the import graph, the budgets, and that the folder can be copied."""
 import ast
 import configparser
+import functools
 import importlib
 import importlib.util
 import os
@@ -17,7 +18,7 @@ import unittest
 import zipfile
 
 from . import synthetic_client as sc
-from .server import KEY, MODEL, Server, chunk, chunks, completion
+from .server import KEY, MODEL, Server, at_once, chunk, chunks, completion
 
 PACKAGE = os.path.dirname(os.path.abspath(sc.__file__))
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -59,12 +60,12 @@ def read(path):
         return file.read()
 
 
+@functools.lru_cache(maxsize=None)
 def modules():
-    """Yield (name, text, tree) of every module of the package."""
-    for name in sorted(os.listdir(PACKAGE)):
-        if name.endswith(".py"):
-            text = read(os.path.join(PACKAGE, name))
-            yield name[:-3], text, ast.parse(text)
+    """Return (name, text, tree) of every module of the package."""
+    texts = [(name[:-3], read(os.path.join(PACKAGE, name)))
+             for name in sorted(os.listdir(PACKAGE)) if name.endswith(".py")]
+    return [(name, text, ast.parse(text)) for name, text in texts]
 
 
 def imports(tree):
@@ -321,15 +322,13 @@ class Fresh(unittest.TestCase):
         """Nothing is printed at exit, whatever was left open."""
         start = "from synthetic_client import SyntheticClient; client = SyntheticClient()\n"
         ask = "client.stream_chat('hi', user='endless')\n"
-        for code in (
+        at_once(self, lambda code: self.run_python(start + code, "-W", "error", "-X", "dev"), [
             "client.chat('hi')\nunread = " + ask,
             "stream = " + ask + "next(stream)\ntexts = " + ask.strip() + ".texts()\nnext(texts)\n",
             "def f():\n    stream = " + ask + "    next(stream)\nf()\n"
             "class A: pass\na = A(); a.me = a; a.stream = " + ask + "next(a.stream)\n"
             "del client, a\n",
-        ):
-            with self.subTest(code):
-                self.run_python(start + code, "-W", "error", "-X", "dev")
+        ])
 
     def test_vendored(self):
         """A copy under another name works, on its own, and logs under the same name."""

@@ -184,13 +184,13 @@ class Rules(unittest.TestCase):
                  b"\xef\xbb\xbf"]
         rng = random.Random(2)
         found = 0
-        for _ in range(3000):
+        for _ in range(1500):
             data = b"".join(rng.choice(words) for _ in range(rng.randint(1, 30)))
             expected = interpret(data)
             found += len(expected)
             for pieces in ([data], single_bytes(data), cut(data, rng)):
                 self.assertEqual(feed(pieces), expected, data)
-        self.assertGreater(found, 500)
+        self.assertGreater(found, 250)
 
     def test_the_reference_itself(self):
         """The plain reading used above agrees with the table."""

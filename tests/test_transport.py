@@ -21,8 +21,8 @@ from unittest import mock
 
 from . import synthetic_client as sc
 from .server import (
-    CA_FILE, DATA, KEY, MODEL, Proxy, Server, answer, chunk, chunks, completion, stall,
-    trace_memory
+    CA_FILE, DATA, KEY, MODEL, Proxy, Server, answer, at_once, chunk, chunks, completion,
+    stall, trace_memory
 )
 
 OTHER_CA = os.path.join(DATA, "other-ca.pem")
@@ -428,13 +428,13 @@ class Sharing(unittest.TestCase):
             client.chat("parent")
         """
 
-        def handler(conn):
-            said.append((conn.sock.getpeername(), conn.json["messages"][0]["content"]))
-            conn.send_sse(chunks("a", "b")) if conn.json.get("stream") else answer()(conn)
+        def check(tls):
+            said = []
 
-        said = []
-        for tls in (None, "localhost"):
-            del said[:]
+            def handler(conn):
+                said.append((conn.sock.getpeername(), conn.json["messages"][0]["content"]))
+                conn.send_sse(chunks("a", "b")) if conn.json.get("stream") else answer()(conn)
+
             with Server(handler, tls=tls) as server:
                 # without -X dev: CPython 3.8 itself does not survive a fork with it
                 run_program(program, server.base_url, CA_FILE, flags=("-W", "error"))
@@ -442,6 +442,8 @@ class Sharing(unittest.TestCase):
             for peer, text in said:
                 peers.setdefault(peer, []).append(text)
             self.assertEqual(sorted(peers.values()), [["child"], ["parent", "stream", "parent"]])
+
+        at_once(self, check, [None, "localhost"])
 
 
 class Proxies(unittest.TestCase):
@@ -1030,15 +1032,17 @@ class Time(unittest.TestCase):
 
     def test_silence(self):
         """Silence before, in and after the headers ends the call after `timeout`."""
-        for data in (b"", b"H", b"HTTP/1.1 200 OK\r\nContent-Le", self.HEAD, self.HEAD + b"{",
-                     b"HTTP/1.1 100 Continue\r\n\r\n",
-                     b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n{",
-                     b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5"):
-            with self.subTest(data=data):
-                error = self.timed_out(
-                    "silence", lambda conn: (conn.raw(data), conn.gone()), timeout=0.08)
-                self.assertIn("timeout", str(error))
-                self.assertIsNone(error.partial)
+        def check(data):
+            error = self.timed_out(
+                "silence", lambda conn: (conn.raw(data), conn.gone()), timeout=0.08)
+            self.assertIn("timeout", str(error))
+            self.assertIsNone(error.partial)
+
+        at_once(self, check, [
+            b"", b"H", b"HTTP/1.1 200 OK\r\nContent-Le", self.HEAD, self.HEAD + b"{",
+            b"HTTP/1.1 100 Continue\r\n\r\n",
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n{",
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5"])
 
     def test_silence_in_a_stream(self):
         """Silence in a stream raises with what had come."""
@@ -1094,14 +1098,17 @@ class Time(unittest.TestCase):
     def test_silent_proxy(self):
         """A CONNECT that is never answered, or drop by drop, ends after connect_timeout."""
         drop = b"HTTP/1.1 200 OK\r\nX: " + b"y" * 200
-        for reply in (lambda conn: conn.gone(), lambda conn: conn.drip(drop)):
+
+        def check(reply):
             with Server(reply) as proxy:
                 begun = time.monotonic()
                 with self.assertRaises(sc.APITimeoutError) as caught:
                     proxy.client(base_url="https://x.test/v1", proxy=proxy.origin,
-                                 connect_timeout=0.2).chat("hi")
+                                 connect_timeout=0.15).chat("hi")
                 self.assertLess(time.monotonic() - begun, 1.5)
             self.assertEqual(caught.exception.phase, "connect")
+
+        at_once(self, check, [lambda conn: conn.gone(), lambda conn: conn.drip(drop)])
 
     def test_connect_timeout_is_over_with_the_connection(self):
         """connect_timeout does not bound the answer."""
@@ -1112,16 +1119,19 @@ class Time(unittest.TestCase):
     def test_deadline(self):
         """However slowly a server drips, the deadline ends the call."""
         chunked = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
-        for data in (b"HTTP/1.1 200 " + b"O" * 100, b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 50,
-                     b"HTTP/1.1 100 Continue\r\n\r\n" * 9, chunked + b"1\r\n \r\n" * 50,
-                     chunked + b"5;" + b"x" * 200, chunked + b"0\r\n" + b"X: y\r\n" * 50,
-                     self.HEAD + b" " * 200):
-            with self.subTest(data=data[:60]):
-                head = data[:data.find(b"\r\n\r\n") + 4 or None] if data[9:12] == b"200" else b""
-                error = self.timed_out(
-                    "deadline", lambda conn: (conn.raw(head), conn.drip(data[len(head):])),
-                    deadline=0.1)
-                self.assertIn("deadline", str(error))
+
+        def check(data):
+            head = data[:data.find(b"\r\n\r\n") + 4 or None] if data[9:12] == b"200" else b""
+            error = self.timed_out(
+                "deadline", lambda conn: (conn.raw(head), conn.drip(data[len(head):])),
+                deadline=0.1)
+            self.assertIn("deadline", str(error))
+
+        at_once(self, check, [
+            b"HTTP/1.1 200 " + b"O" * 100, b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 50,
+            b"HTTP/1.1 100 Continue\r\n\r\n" * 9, chunked + b"1\r\n \r\n" * 50,
+            chunked + b"5;" + b"x" * 200, chunked + b"0\r\n" + b"X: y\r\n" * 50,
+            self.HEAD + b" " * 200])
 
     def test_deadline_of_a_stream(self):
         """A stream that goes on is ended by the deadline, with what had come."""

@@ -201,7 +201,7 @@ class SyntheticClient:
         Returns:
             The EmbeddingResponse; `.data[0].embedding` is the first input's vector.
         """
-        check_type("input", input, (str, Sequence))
+        check_type("input", input, (str, list, tuple))
         if not input:
             raise ConfigurationError("input is empty; give a text, or a list of texts")
         payload = {"model": self._model(model), "input": input, **_sent(params)}

@@ -29,11 +29,10 @@ if __name__ == "__main__" and not __package__:  # the folder was run, or a zipap
 
 from .client import SyntheticClient
 from .errors import ConfigurationError, SyntheticError
-from .schema import (
-    CallOptions, ChatCompletion, ChatParams, JSONObject, Pricing, RollingFiveHourLimit,
-    WeeklyTokenLimit, check_type, describe, parameters
-)
+from .request import CallOptions, ChatParams, check_type, describe, parameters
+from .schema import ChatCompletion, Pricing, RollingFiveHourLimit, WeeklyTokenLimit
 from .stream import ChatStream
+from .wire import JSONObject
 
 _DONE, _FAILED, _WRONG, _INTERRUPTED = 0, 1, 2, 130
 _MODEL = "syn:large:text"

@@ -138,6 +138,14 @@ _OVERFLOW = (
     ContextWindowExceededError, "Shorten the messages or choose a model with a longer context")
 
 
+def spellings(*secrets: str) -> Sequence[str]:
+    """Return the secrets as they may stand in a text, the longest first, for `scrub`."""
+    plain = [secret for secret in secrets if len(secret) > 3]
+    quoted = ["".join(c if c.isalnum() or c in "-._~" else f"%{ord(c):02X}" for c in secret)
+              for secret in plain]  # as URLs have it
+    return sorted(plain + quoted, key=len, reverse=True)
+
+
 def scrub(error: BaseException, secrets: Sequence[str]) -> None:
     """Mask the secrets, and any URL's user:password, in all that an error and its causes hold."""
     found: Optional[BaseException] = error
@@ -185,6 +193,22 @@ def parse_body(text: str) -> Any:
         return json.loads(text, strict=False)
     except (ValueError, RecursionError):
         return text
+
+
+def parse_answer(raw: bytes) -> Any:
+    """Return a whole answer's JSON, None where it is empty; an error object in it is raised."""
+    if not raw:
+        return None
+    text = raw.decode("utf-8-sig", "replace")
+    try:
+        data = json.loads(text, strict=False)
+    except (ValueError, RecursionError) as error:
+        raise ResponseError(
+            f"the answer is not JSON: {quote(text)}; check base_url", body=text) from error
+    error_inside = answer_error(data)
+    if error_inside is not None:
+        raise error_inside
+    return data
 
 
 def status_error(status: int, body: Any, hint: Optional[str] = None) -> APIStatusError:

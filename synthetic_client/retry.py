@@ -104,6 +104,23 @@ def parse_retry_after(headers: Mapping[str, str], now: datetime) -> Optional[flo
     return None if when is None else max(0.0, (when - now).total_seconds())
 
 
+def add_headers(error: APIStatusError, meta: Any) -> None:
+    """Give an error what its answer's headers say: above all, when to ask again."""
+    now = datetime.now(timezone.utc)
+    error.headers, error.request_id, error.quotas = meta.headers, meta.request_id, meta.quotas
+    wait = parse_retry_after(meta.headers, now)
+    spent = used_up_quota(meta.quotas, now) if meta.quotas else None
+    if error.status_code == 429 and spent is not None:
+        name, left = spent
+        said = f" Your {name} is used up"
+        if left is not None:
+            hours, minutes = divmod(int(left) // 60 + 1, 60)
+            said += f"; it renews in {hours} h {minutes} min"
+            wait = left if wait is None or left > LONGEST_WAIT else wait
+        error.args = (f"{error}{said}.",)
+    error.retry_after = wait
+
+
 def _parse_http_date(value: str) -> Optional[datetime]:
     from email.utils import parsedate_to_datetime
 

@@ -20,7 +20,8 @@ from typing import Any, Deque, Dict, Iterator, List, Mapping, NamedTuple, Option
 
 from .client import SyntheticClient
 from .errors import parse_body
-from .schema import Headers, JSONObject
+from .schema import Headers
+from .wire import JSONObject
 
 BASE_PATH = "/openai/v1"
 MODEL = "hf:zai-org/GLM-4.7"

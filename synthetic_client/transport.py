@@ -410,7 +410,7 @@ class Transport(urllib.request.BaseHandler):
         self._scheme, _, self._host = origin.partition("://")
         self._ca_file = ca_file
         self._own_context = ssl_context
-        self._context: Optional[ssl.SSLContext] = None
+        self._context = _make_context(ca_file) if ca_file else None
         self._proxy = _find_proxy(origin, proxy)
         self.secrets = self._proxy.secrets if self._proxy else ()
         self._idle: Deque[_Connection] = deque()  # its ends are atomic: no lock to fork with

@@ -107,7 +107,7 @@ class Chat(CommandCase):
 
     def test_every_parameter(self):
         """Each parameter of a request is a flag."""
-        known = importlib.import_module(sc.__name__ + ".schema")
+        known = importlib.import_module(sc.__name__ + ".request")
         self.assertEqual(set(PARAMETERS), set(known.parameters(known.ChatParams))
                          - set(known.parameters(known.CallOptions)))
         flags = []

@@ -27,18 +27,20 @@ TESTS = os.path.dirname(os.path.abspath(__file__))
 # What each module may import of the others: only what stands further down.
 GRAPH = {
     "errors": set(),
-    "schema": {"errors"},
+    "wire": {"errors"},
+    "schema": {"wire", "errors"},
+    "request": {"schema", "wire", "errors"},
     "sse": {"errors"},
     "retry": {"errors"},
     "transport": {"errors", "retry"},
-    "stream": {"sse", "schema", "errors"},
-    "client": {"stream", "transport", "retry", "sse", "schema", "errors"},
+    "stream": {"sse", "schema", "wire", "errors"},
+    "client": {"stream", "transport", "retry", "request", "schema", "wire", "errors"},
 }
 GRAPH["__init__"] = set(GRAPH)
 CORE = sorted(GRAPH)
 # The budgets are 400 lines a module and 1,800 for the core. These are over them, and may only
 # shrink: lower a number with the module, and take it out once the budget is met.
-OVER = {"client": 680, "schema": 652, "transport": 654, "core": 2917}
+OVER = {"transport": 654, "core": 2900}
 NETWORK = {"urllib", "http", "ssl", "socket", "_ssl", "_socket", "socketserver", "select",
            "selectors", "asyncio"}
 MAY_SERVE = {"proxy": {"http"}, "testing": {"http"}}
@@ -106,7 +108,8 @@ class Layout(unittest.TestCase):
                     if name in GRAPH and target != "__version__":
                         self.assertIn(target, GRAPH[name], "%s imports %s" % (name, target))
                     seen.add(target)
-        self.assertLessEqual({"errors", "schema", "sse", "retry", "transport", "stream"}, seen)
+        self.assertLessEqual({"errors", "wire", "schema", "request", "sse", "retry",
+                              "transport", "stream"}, seen)
 
     def test_network_modules(self):
         """Only transport knows urllib, http, ssl and sockets."""

@@ -16,7 +16,7 @@ SyntheticError
 
 Strategy: an error is made of one line of message and of keyword attributes, which is what
 lets each of them pickle. `status_error` turns a status and a body into the right class;
-`answer_error` does so for an error object inside an answer whose status was 200. `scrub` goes
+`raise_fault` does so for an error object inside an answer whose status was 200. `scrub` goes
 over an error before it leaves, so that a server's echo of the key goes no further.
 """
 
@@ -24,6 +24,7 @@ import json
 import re
 from typing import Any, Dict, Mapping, Optional, Sequence, Tuple, Type
 
+_decode = json.JSONDecoder(strict=False).decode  # control characters in texts were seen
 _CUT = "[...]"  # ends a quotation that was cut short
 _LONGEST_QUOTE = 300  # characters of a server's text within our one line
 _CONTEXT_TEXTS = re.compile(r"longer than the model's context length|context limit exceeded", re.I)
@@ -190,7 +191,7 @@ def quote(text: str) -> str:
 def parse_body(text: str) -> Any:
     """Return a body as JSON where it is JSON, else as its text."""
     try:
-        return json.loads(text, strict=False)
+        return _decode(text)
     except (ValueError, RecursionError):
         return text
 
@@ -201,13 +202,11 @@ def parse_answer(raw: bytes) -> Any:
         return None
     text = raw.decode("utf-8-sig", "replace")
     try:
-        data = json.loads(text, strict=False)
+        data = _decode(text)
     except (ValueError, RecursionError) as error:
         raise ResponseError(
             f"the answer is not JSON: {quote(text)}; check base_url", body=text) from error
-    error_inside = answer_error(data)
-    if error_inside is not None:
-        raise error_inside
+    raise_fault(data)
     return data
 
 
@@ -227,19 +226,19 @@ def status_error(status: int, body: Any, hint: Optional[str] = None) -> APIStatu
     )
 
 
-def answer_error(body: Any, flat: bool = False) -> Optional[SyntheticError]:
-    """Return the error that an answer with status 200 holds, or None.
+def raise_fault(body: Any, flat: bool = False) -> None:
+    """Raise the error that an answer with status 200 holds, if any.
 
     `flat`: the whole body is the error, as after `event: error`.
     """
     if not (flat or isinstance(body, dict) and body.get("error")):
-        return None
+        return
     message, fault = _read_fault(body)
     number = str(fault.get("code"))
     if re.fullmatch("[45][0-9][0-9]", number):
-        return status_error(int(number), body)
+        raise status_error(int(number), body)
     said = quote(message) or "no text"
-    return ResponseError(f"the answer holds an error: {said}. Try again later.", body=body)
+    raise ResponseError(f"the answer holds an error: {said}. Try again later.", body=body)
 
 
 def _read_fault(body: Any) -> Tuple[str, Dict[str, Any]]:

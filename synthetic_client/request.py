@@ -253,8 +253,10 @@ def make_headers(key: Optional[str], *others: Mapping[str, str]) -> Dict[str, st
 
 def read_headers(name: str, headers: Optional[Mapping[str, str]]) -> Dict[str, str]:
     """Return headers with their names in lower case; `name` is what the argument is called."""
-    check_type(name, headers, (Mapping, type(None)))
-    for key, value in (headers or {}).items():
+    if headers is None:
+        return {}
+    check_type(name, headers, (Mapping,))
+    for key, value in headers.items():
         if not isinstance(key, str) or not isinstance(value, str):
             raise TypeError(f"{name} should be a dict of strings")
         if not _HEADER_NAME.fullmatch(key) or not _HEADER_VALUE.fullmatch(value):
@@ -264,7 +266,7 @@ def read_headers(name: str, headers: Optional[Mapping[str, str]]) -> Dict[str, s
             )
         if key.lower() in _OUR_HEADERS:
             raise ConfigurationError(f"{name}: leave out {key}, which is set for each request")
-    return {key.lower(): value.strip() for key, value in (headers or {}).items()}
+    return {key.lower(): value.strip() for key, value in headers.items()}
 
 
 def chat_payload(
@@ -308,7 +310,7 @@ def _read_message(place: int, message: Any) -> Any:
         return message.to_param()
     if isinstance(message, ChatCompletion):
         raise TypeError(f"messages[{place}] is a whole answer; add its .choices[0].message")
-    if not isinstance(message, Mapping):
+    if not isinstance(message, (dict, Mapping)):
         kind = type(message).__name__
         raise TypeError(f"messages[{place}] should be a dict or a Message, not {kind}")
     if not isinstance(message.get("role"), str) or not message["role"]:

@@ -13,7 +13,7 @@ from operator import itemgetter
 from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
 
 from .errors import (
-    ResponseError, StreamInterruptedError, SyntheticError, answer_error, parse_body, quote
+    ResponseError, StreamInterruptedError, SyntheticError, parse_body, quote, raise_fault
 )
 from .schema import ChatCompletion, ChatCompletionChunk, Meta, text_chunk
 from .sse import MAX_EVENT_BYTES, SSEParser, ServerSentEvent
@@ -223,9 +223,9 @@ def _read_chunks(
                 yield accumulator.add(raw)
     if accumulator.is_empty and head.lstrip()[:1] in (b"<", b"{", b"["):
         body = parse_body(head.decode("utf-8", "replace"))
+        raise_fault(body)
         text = quote(str(body)[:300] + "[...]")
-        raise answer_error(body) or ResponseError(
-            f"the answer is no event stream: {text}", body=text)
+        raise ResponseError(f"the answer is no event stream: {text}", body=text)
     if not accumulator.is_finished:
         raise StreamInterruptedError(
             "the stream ended before the answer was whole; see partial, or ask again")
@@ -238,9 +238,7 @@ def _read_unusual(event: ServerSentEvent) -> Optional[JSONObject]:
     if not data:
         return None
     body = parse_body(data)
-    error = answer_error(body, flat=event.event == "error")
-    if error is not None:
-        raise error
+    raise_fault(body, flat=event.event == "error")
     if not isinstance(body, dict):
         raise ResponseError(
             f"a chunk of the stream is no JSON object: {quote(str(body))}", body=body)

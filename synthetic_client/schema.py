@@ -230,7 +230,8 @@ class ChatCompletion(WireObject):
     @property
     def text(self) -> str:
         """The first choice's text, "" where there is none."""
-        return (self.choices[0].message.content or "") if self.choices else ""
+        text = self.choices[0].message.content if self.choices else None
+        return text if isinstance(text, str) else ""  # not the parts that some servers send
 
 
 class Embedding(WireObject, lenient=True):
@@ -294,7 +295,8 @@ class ChatCompletionChunk(WireObject):
     @property
     def text(self) -> str:
         """The first choice's piece of text, "" where there is none."""
-        return (self.choices[0].delta.content or "") if self.choices else ""
+        text = self.choices[0].delta.content if self.choices else None
+        return text if isinstance(text, str) else ""
 
 
 def text_chunk(raw: JSONObject, choice: JSONObject, delta: JSONObject) -> ChatCompletionChunk:

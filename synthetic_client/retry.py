@@ -16,10 +16,6 @@ from typing import Any, Mapping, Optional, Tuple
 from .errors import APIConnectionError, APIStatusError, APITimeoutError, SyntheticError
 
 LONGEST_WAIT = 60.0  # seconds; asked to wait longer, the caller decides, not we
-_FIRST_WAIT = 0.5
-_LONGEST_BACKOFF = 8.0
-_JITTER = 0.25
-_SECONDS = re.compile(r"[0-9]{1,12}(\.[0-9]{1,12})?")
 _LATE = {
     "connect": "no connection within {:g} s; check base_url and whether a proxy is needed, or "
                "raise connect_timeout",
@@ -32,13 +28,13 @@ class Clock:
     """What bounds the waits of one call: connecting, silence, and the deadline for it all."""
 
     def __init__(self, timeout: float, connect_timeout: float, deadline: Optional[float]) -> None:
-        self._limits = {"connect": connect_timeout, "silence": timeout, "deadline": deadline or 0}
+        self._limits = {"connect": connect_timeout, "silence": timeout, "deadline": deadline}
+        self._phase, self._timeout = "silence", timeout
         self._ends = float("inf") if deadline is None else time.monotonic() + deadline
-        self._phase = "silence"
-        self.connect_ends: Optional[float] = None  # set while connecting
+        self.connect_ends: Optional[float] = None
 
     def start_connecting(self) -> None:
-        """Begin the phase that connect_timeout bounds; connect_ends = None ends it."""
+        """Let connect_timeout bound what follows, in place of silence; connect_ends = None."""
         self.connect_ends = time.monotonic() + self._limits["connect"]
 
     def left(self) -> float:
@@ -48,11 +44,10 @@ class Clock:
     def wait(self) -> float:
         """Return the seconds that the next wait may take; raises where there are none."""
         now = time.monotonic()
-        seconds, self._phase = self._limits["silence"], "silence"
+        bound = (self._timeout, "silence")
         if self.connect_ends is not None:
-            seconds, self._phase = self.connect_ends - now, "connect"
-        if self._ends - now < seconds:
-            seconds, self._phase = self._ends - now, "deadline"
+            bound = (self.connect_ends - now, "connect")
+        seconds, self._phase = min(bound, (self._ends - now, "deadline"))
         if seconds <= 0:
             raise self.expired()
         return seconds
@@ -65,22 +60,21 @@ class Clock:
 
 def wait_before_retry(error: SyntheticError, attempt: int, max_retries: int) -> Optional[float]:
     """Return the seconds to wait after attempt number `attempt`, or None to give up."""
-    if attempt > max_retries:
+    if attempt > max_retries or not _may_pass(error):
         return None
-    if isinstance(error, APIConnectionError):
-        return backoff(attempt) if error.retryable else None
-    if not isinstance(error, APIStatusError) or not is_retryable(error):
-        return None
-    if error.retry_after is None:
+    asked = error.retry_after if isinstance(error, APIStatusError) else None
+    if asked is None:
         return backoff(attempt)
-    return error.retry_after if error.retry_after <= LONGEST_WAIT else None
+    return asked if asked <= LONGEST_WAIT else None
 
 
-def is_retryable(error: APIStatusError) -> bool:
-    """Say whether the same request may succeed later, by its status and the server's word."""
-    asked = error.headers.get("x-should-retry")
-    if asked in ("true", "false"):
-        return asked == "true"
+def _may_pass(error: SyntheticError) -> bool:
+    """Say whether it may go away, by the server's own word or else by its status."""
+    if not isinstance(error, APIStatusError):
+        return isinstance(error, APIConnectionError) and error.retryable
+    word = error.headers.get("x-should-retry")
+    if word in ("true", "false"):
+        return word == "true"
     if "insufficient_quota" in (error.code, error.type):
         return False
     return error.status_code in (408, 409, 429) or error.status_code >= 500
@@ -88,30 +82,23 @@ def is_retryable(error: APIStatusError) -> bool:
 
 def backoff(attempt: int) -> float:
     """Return 0.5 s doubling to 8 s, less up to a quarter so that clients spread out."""
-    seconds = min(_LONGEST_BACKOFF, _FIRST_WAIT * 2 ** min(attempt - 1, 10))
-    return float(seconds * (1 - _JITTER * random.random()))
+    return min(0.5 * 2 ** min(attempt - 1, 4), 8.0) * random.uniform(0.75, 1)
 
 
 def parse_retry_after(headers: Mapping[str, str], now: datetime) -> Optional[float]:
     """Return the seconds that `retry-after-ms` or `Retry-After` (RFC 9110, 10.2.3) ask for."""
-    milliseconds = headers.get("retry-after-ms", "").strip()
-    if _SECONDS.fullmatch(milliseconds):
-        return float(milliseconds) / 1000
-    value = headers.get("retry-after", "").strip()
-    if _SECONDS.fullmatch(value):
-        return float(value)
-    when = _parse_http_date(value)
-    return None if when is None else max(0.0, (when - now).total_seconds())
-
-
-def _parse_http_date(value: str) -> Optional[datetime]:
     from email.utils import parsedate_to_datetime
 
+    for name, unit in (("retry-after-ms", 1000), ("retry-after", 1)):
+        value = headers.get(name, "").strip()
+        if re.fullmatch(r"[0-9]{1,12}(\.[0-9]{1,12})?", value):
+            return float(value) / unit
     try:
         when = parsedate_to_datetime(value)
-        return when if when.tzinfo else when.replace(tzinfo=timezone.utc)
     except (TypeError, ValueError, IndexError, OverflowError):
         return None
+    when = when if when.tzinfo else when.replace(tzinfo=timezone.utc)
+    return max(0.0, (when - now).total_seconds())
 
 
 def used_up_quota(quotas: Any, now: datetime) -> Optional[Tuple[str, Optional[float]]]:
@@ -120,21 +107,19 @@ def used_up_quota(quotas: Any, now: datetime) -> Optional[Tuple[str, Optional[fl
     `quotas` is a schema.Quotas; of several that are used up, the one that renews last. The
     meters that count are in https://dev.synthetic.new (Synthetic's page on quotas).
     """
-    weekly, rolling = quotas.weekly_token_limit, quotas.rolling_five_hour_limit
-    subscription = quotas.subscription
     empty = []
-    if rolling is not None and (rolling.limited is True or _is_zero(rolling.remaining)):
+    rolling, weekly = quotas.rolling_five_hour_limit, quotas.weekly_token_limit
+    plan = quotas.subscription
+    if rolling is not None and (rolling.limited is True or _is_spent(rolling.remaining)):
         empty.append(("rolling five-hour limit", rolling.next_tick_at))
-    if weekly is not None:
-        if _is_zero(weekly.percent_remaining) or _is_zero(weekly.remaining_credits):
-            empty.append(("weekly token limit", weekly.next_regen_at))
-    if subscription is not None and subscription.limit and subscription.requests:
-        if subscription.requests >= subscription.limit:
-            empty.append(("subscription's request limit", subscription.renews_at))
+    if weekly is not None and _is_spent(weekly.percent_remaining, weekly.remaining_credits):
+        empty.append(("weekly token limit", weekly.next_regen_at))
+    if plan is not None and plan.limit and plan.requests and plan.requests >= plan.limit:
+        empty.append(("subscription's request limit", plan.renews_at))
     timed = [(name, (when - now).total_seconds() if when else None) for name, when in empty]
-    open_ended = [(name, left) for name, left in timed if left is None or left > 0]
-    return max(open_ended, key=lambda pair: pair[1] or 0, default=None)
+    still = [(name, left) for name, left in timed if left is None or left > 0]
+    return max(still, key=lambda pair: pair[1] or 0, default=None)
 
 
-def _is_zero(amount: Any) -> bool:
-    return amount is not None and amount <= 0
+def _is_spent(*amounts: Any) -> bool:
+    return any(amount is not None and amount <= 0 for amount in amounts)

@@ -45,7 +45,8 @@ class SSEParser:
         """
         if self._after_cr and data:
             self._after_cr = False
-            data = data[1:] if data[:1] == b"\n" else data
+            if data[:1] == b"\n":
+                data = data[1:]
         if b"\r" in data:
             self._after_cr = data[-1:] == b"\r"
             data = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
@@ -75,7 +76,7 @@ class SSEParser:
         return events
 
     def _read_event(self, block: str) -> List[ServerSentEvent]:
-        """Return the event of these lines, in a list that is empty where they have no data."""
+        """Return the event that these lines make, none where they have no data."""
         kind, retry, values = "", None, []
         for line in block.split("\n"):
             name, _, value = line.partition(":")

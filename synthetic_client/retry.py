@@ -34,7 +34,7 @@ class Clock:
         self.connect_ends: Optional[float] = None
 
     def start_connecting(self) -> None:
-        """Let connect_timeout bound what follows, in place of silence; connect_ends = None."""
+        """Let connect_timeout bound what follows, until connect_ends is None again."""
         self.connect_ends = time.monotonic() + self._limits["connect"]
 
     def left(self) -> float:
@@ -42,14 +42,14 @@ class Clock:
         return self._ends - time.monotonic()
 
     def wait(self) -> float:
-        """Return the seconds that the next wait may take; raises where there are none."""
+        """Return the seconds that the next wait may take; a TimeoutError where there are none."""
         now = time.monotonic()
         bound = (self._timeout, "silence")
         if self.connect_ends is not None:
             bound = (self.connect_ends - now, "connect")
         seconds, self._phase = min(bound, (self._ends - now, "deadline"))
         if seconds <= 0:
-            raise self.expired()
+            raise TimeoutError
         return seconds
 
     def expired(self) -> APITimeoutError:
@@ -82,7 +82,7 @@ def _may_pass(error: SyntheticError) -> bool:
 
 def backoff(attempt: int) -> float:
     """Return 0.5 s doubling to 8 s, less up to a quarter so that clients spread out."""
-    return min(0.5 * 2 ** min(attempt - 1, 4), 8.0) * random.uniform(0.75, 1)
+    return 0.5 * 2 ** min(attempt - 1, 4) * random.uniform(0.75, 1)
 
 
 def parse_retry_after(headers: Mapping[str, str], now: datetime) -> Optional[float]:

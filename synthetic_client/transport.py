@@ -3,7 +3,7 @@
 
 Strategy: a `Transport` is an urllib handler for one origin that keeps its connections, where
 urllib's own would close them. `send` makes one request and returns a `Response` once status and
-headers have come. Every read and write goes through a `Connection`, which asks the call's `Clock`
+headers have come. Every read and write goes through a `_Connection`, which asks the call's `Clock`
 how long it may wait: so silence, connecting and the deadline are bounded in one place. A
 `Response` owns its connection until its body has ended as the framing says, then gives it back.
 What goes wrong below leaves here as an error of this package.
@@ -48,11 +48,16 @@ _CHUNK = re.compile(rb"\s*([0-9A-Fa-f]{1,16})\s*(;.*)?\n")
 _LABEL = r"[^\0- /:@.\[\]\x7f]+"
 _PROXY = re.compile(rf"(?:https?://)?(?:([^/\s]*)@)?"
                     rf"({_LABEL}(?:\.{_LABEL})*\.?|\[[0-9a-f:.]+\])(?::([0-9]+))?/?", re.I)
+_STRICT = "; Python 3.13 and newer check strictly (ssl.VERIFY_X509_STRICT)"
+_ADVICE = {
+    socket.gaierror: "its name cannot be looked up; check base_url, and whether a proxy is needed",
+    ConnectionRefusedError: "nothing listens there; check base_url's host and port",
+}
 _LATE = (socket.timeout, TimeoutError)  # one and the same from Python 3.10 on
 _FAULTS = (OSError, ValueError, HTTPException, zlib.error)
 
 
-class Connection(io.RawIOBase):
+class _Connection(io.RawIOBase):
     """A socket whose every wait the clock bounds; what it reads, a Response buffers."""
 
     sock: Any = None  # until it is connected
@@ -64,18 +69,18 @@ class Connection(io.RawIOBase):
         self.clock = clock
         self._process = os.getpid()
 
-    def _use(self, sock: socket.socket) -> None:
+    def use(self, sock: socket.socket) -> None:
         self.sock = sock
         self._finalizer = weakref.finalize(self, sock.close)  # also at exit
 
-    def connect(self, host: str, port: int) -> None:
+    def dial(self, host: str, port: int) -> None:
         """Connect to the first address that answers, each with its share of the time."""
         addresses = socket.getaddrinfo(host, port, 0, socket.SOCK_STREAM)
         while addresses:
             share = self.clock.wait() / len(addresses)
             family, kind, protocol, _, address = addresses.pop(0)
             try:
-                self._use(socket.socket(family, kind, protocol))
+                self.use(socket.socket(family, kind, protocol))
                 self.sock.settimeout(share)
                 self.sock.connect(address)
                 break
@@ -89,15 +94,13 @@ class Connection(io.RawIOBase):
                 self.sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
     def start_tls(self, context: ssl.SSLContext, server_name: str) -> None:
-        """Speak TLS from here on."""
         self.sock.getpeername()  # raises where the peer is gone: wrap_socket() would leak then
-        self._use(context.wrap_socket(
+        self.use(context.wrap_socket(
             self.sock, server_hostname=server_name, do_handshake_on_connect=False))
         self._limit_wait()
         self.sock.do_handshake()
 
     def send(self, data: bytes) -> None:
-        """Send all of a request."""
         view = memoryview(data)
         try:
             while view:
@@ -107,7 +110,6 @@ class Connection(io.RawIOBase):
             pass  # refused in mid-body: the reason may be there to be read
 
     def readinto(self, buffer: Any) -> int:
-        """Read what has come, for io: return its size, 0 at the end."""
         self._limit_wait()
         size: int = self.sock.recv_into(buffer)
         self.heard = self.heard or size > 0 and self.clock.connect_ends is None
@@ -119,11 +121,10 @@ class Connection(io.RawIOBase):
             self.sock.settimeout(seconds)
 
     def readable(self) -> bool:
-        """Say so, for io."""
         return True
 
     def close(self) -> None:
-        """Do nothing: io calls it when a buffer is dropped, but the connection lives on."""
+        pass  # io closes what is under a buffer that is dropped; the connection lives on
 
     def is_ours(self) -> bool:
         """Say whether this process has opened it, and not one that has forked since."""
@@ -147,13 +148,14 @@ class Connection(io.RawIOBase):
 
     def cut(self) -> None:
         """Close the socket and wake who waits for it; a parent's, after a fork, lives on."""
-        if self.sock is not None:
-            try:
-                if self.is_ours():
-                    socket.socket.shutdown(self.sock, socket.SHUT_RDWR)
-            except OSError:
-                pass
-            self._finalizer()
+        if self.sock is None:
+            return
+        try:
+            if self.is_ours():
+                socket.socket.shutdown(self.sock, socket.SHUT_RDWR)
+        except OSError:
+            pass
+        self._finalizer()
 
 
 class Response:
@@ -165,14 +167,14 @@ class Response:
     status = 100
 
     def __init__(
-        self, connection: Connection, method: str, pool: "Optional[Transport]" = None
+        self, connection: _Connection, method: str, pool: "Optional[Transport]" = None
     ) -> None:
         self._connection, self._pool = connection, pool
         self._source = io.BufferedReader(connection, _BLOCK)
         while 100 <= self.status < 200 and self.status != 101:  # interim (RFC 9110, 15.2)
             is_old, self.status, self.headers = _read_head(self._source)
         found = {name.lower(): value for name, value in reversed(self.headers)}
-        token = found.get("connection", "").lower()
+        token, self._location = found.get("connection", "").lower(), found.get("location", "")
         self._lives = "keep-alive" in token if is_old else "close" not in token
         self._blocks = self._frame(found, method)
         encoding = (found.get("content-encoding") or "identity").lower()
@@ -189,6 +191,15 @@ class Response:
             return _read_exactly(self._source, int(length))
         self._lives = False  # the end of the connection ends the body
         return iter(lambda: self._source.read1(_BLOCK), b"")
+
+    def find_target(self, url: str) -> str:
+        """Return where the request to `url` should be sent again, "" for nowhere."""
+        if self.status not in (307, 308) or not re.fullmatch("[!-~]+", self._location):
+            return ""
+        try:
+            return urllib.parse.urljoin(url, self._location)
+        except ValueError:
+            return ""
 
     def read(self, limit: int) -> bytes:
         """Return the whole body; more than `limit` bytes are a ResponseError."""
@@ -280,13 +291,11 @@ def _unpack(blocks: Iterator[bytes], encoding: str) -> Iterator[bytes]:
     inflate: Any = None
     for packed in blocks:
         while packed:
-            if inflate is None:
+            if inflate is None or inflate.eof and packed[:1] == b"\x1f":
                 bare = encoding == "deflate" and packed[0] & 0x0F != 8
                 inflate = zlib.decompressobj(-15 if bare else 47)
             elif inflate.eof:
-                if packed[:1] != b"\x1f":  # padding, or a line end: gzip(1) ignores it too
-                    break
-                inflate = zlib.decompressobj(47)
+                break  # padding, or a line end: gzip(1) ignores it too
             data = inflate.decompress(packed, _UNPACKED_BLOCK)
             while data:
                 yield data
@@ -298,12 +307,6 @@ def _unpack(blocks: Iterator[bytes], encoding: str) -> Iterator[bytes]:
 
 def _cut(reason: str) -> StreamInterruptedError:
     return StreamInterruptedError(f"the answer is not whole: {reason}; ask again")
-
-
-class _Proxy(NamedTuple):
-    address: Tuple[str, int]
-    headers: Dict[str, str]
-    secrets: Tuple[str, ...]
 
 
 class Transport(urllib.request.BaseHandler):
@@ -325,27 +328,16 @@ class Transport(urllib.request.BaseHandler):
         self, origin: str, proxy: Optional[str], ca_file: Optional[str],
         ssl_context: Optional[ssl.SSLContext]
     ) -> None:
-        self._origin = self._place = origin
-        self._url = urllib.parse.urlsplit(origin)
-        self._address = self._url.hostname or "", self._url.port or 80
-        self._context: Optional[ssl.SSLContext] = None
-        if self._url.scheme == "https":
-            self._address = self._url.hostname or "", self._url.port or 443
-            self._context = ssl_context or _make_context(ca_file)
+        self._origin, self._url = origin, urllib.parse.urlsplit(origin)
+        self._is_tls = self._url.scheme == "https"
         self._proxy = _find_proxy(self._url, proxy)
-        self.secrets: Tuple[str, ...] = ()
-        if self._proxy is not None:
-            self._place += " through the proxy {}:{}".format(*self._proxy.address)
-            self.secrets = self._proxy.secrets
-        self._idle: Deque[Connection] = deque()  # its ends are atomic: no lock to fork with
+        self.secrets = self._proxy.secrets if self._proxy else ()
+        self._context, self._trusted = ssl_context, "your ssl_context"
+        if self._is_tls and ssl_context is None:
+            self._context, self._trusted = _make_context(ca_file), _describe_store(ca_file)
+        self._idle: Deque[_Connection] = deque()  # its ends are atomic: no lock to fork with
         self._opener = urllib.request.OpenerDirector()
         self._opener.add_handler(self)
-        store = os.environ.get("SSL_CERT_FILE") or ssl.get_default_verify_paths().cafile
-        self._trusted = f"the system's certificates ({store})"
-        if ssl_context is not None:
-            self._trusted = "your ssl_context"
-        elif ca_file:
-            self._trusted += f" and {ca_file}"
 
     def send(
         self, method: str, url: str, headers: Mapping[str, str], body: Optional[bytes],
@@ -361,7 +353,7 @@ class Transport(urllib.request.BaseHandler):
             request: Any = urllib.request.Request(url, body, dict(headers), method=method)
             request.clock = clock
             response = self._open(request, attempt)
-            url = _find_target(url, response)
+            url = response.find_target(url)
             if not left or not url.startswith(self._origin + "/"):
                 break
             response.close()
@@ -382,50 +374,58 @@ class Transport(urllib.request.BaseHandler):
                 request.full_url.partition("?")[0], outcome, time.monotonic() - begun, attempt)
 
     def http_open(self, request: Any) -> Response:
-        """Answer urllib's opener: over an idle connection, or a new one."""
-        idle = self._take_idle()
-        if idle is not None:
+        """Answer urllib's opener: over an idle connection that is alive, or a new one."""
+        while self._idle:
             try:
-                return self._exchange(idle, request)
-            except APIConnectionError as error:  # closed while it was idle, or just now
+                connection = self._idle.pop()
+                if connection.is_reusable():
+                    return self._exchange(connection, request)
+                connection.cut()
+            except IndexError:  # another thread was faster
+                break
+            except APIConnectionError as error:  # it was closed while it was idle, or just now
                 if not error.retryable:
                     raise
-        return self._exchange(Connection(request.clock), request)
+                break
+        return self._exchange(_Connection(request.clock), request)
 
     https_open = http_open
 
-    def _exchange(self, connection: Connection, request: Any) -> Response:
+    def _exchange(self, connection: _Connection, request: Any) -> Response:
         connection.clock, connection.heard = request.clock, False
         connection.clock.connect_ends = None  # of an attempt that did not connect
         try:
             if connection.sock is None:
                 self._connect(connection)
             connection.send(self._compose(request))
-            response = Response(connection, request.get_method(), self)
+            return Response(connection, request.get_method(), self)
         except BaseException as error:
             connection.cut()
             if isinstance(error, _FAULTS):
                 raise self._translate(error, connection) from error
             raise
-        return response
 
-    def _connect(self, connection: Connection) -> None:
-        """Connect within connect_timeout, with the proxy's CONNECT and TLS where it takes them."""
+    def _connect(self, connection: _Connection) -> None:
+        """Connect within connect_timeout, by the proxy's CONNECT and TLS where these are due."""
         connection.clock.start_connecting()
-        connection.connect(*(self._proxy.address if self._proxy else self._address))
-        if self._context is not None:
-            if self._proxy is not None:
+        name, port = self._url.hostname or "", self._url.port or (443 if self._is_tls else 80)
+        if self._proxy is None:
+            connection.dial(name, port)
+        else:
+            connection.dial(self._proxy.host, self._proxy.port)
+            if self._is_tls:
                 self._open_tunnel(connection, self._proxy)
-            connection.start_tls(self._context, self._address[0])
+        if self._is_tls and self._context:
+            connection.start_tls(self._context, name)
         connection.clock.connect_ends = None
 
-    def _open_tunnel(self, connection: Connection, proxy: _Proxy) -> None:
-        target = self._url.netloc if self._url.port else f"{self._url.netloc}:443"
+    def _open_tunnel(self, connection: _Connection, proxy: "_Proxy") -> None:
+        target = self._url.netloc + ("" if self._url.port else ":443")
         connection.send(_write_head(f"CONNECT {target}", {"Host": target, **proxy.headers}))
         status = Response(connection, "CONNECT").status
         if not 200 <= status < 300:
             raise APIConnectionError(
-                f"no way to {self._place}: the proxy answered HTTP {status}; check its user, "
+                f"no way to {self._place()}: the proxy answered HTTP {status}; check its user, "
                 "password and rules (proxy=, https_proxy)",
                 retryable=status not in (401, 403, 407)
             )
@@ -434,46 +434,35 @@ class Transport(urllib.request.BaseHandler):
         """Return a request as it goes out: in one piece, a packet less to wait for."""
         target, body = request.selector, request.data or b""
         headers = {"Host": self._url.netloc, **request.headers}
-        if self._proxy is not None and self._context is None:
+        if self._proxy is not None and not self._is_tls:
             target = request.full_url
             headers.update(self._proxy.headers)
         if body or request.get_method() in ("POST", "PUT", "PATCH"):
             headers["Content-Length"] = str(len(body))
         return _write_head(f"{request.get_method()} {target}", headers) + body
 
-    def _translate(self, error: Exception, connection: Connection) -> SyntheticError:
-        """Return this package's error for one from below, before the answer's body."""
+    def _translate(self, error: Exception, connection: _Connection) -> SyntheticError:
+        """Return this package's error for one from below."""
         if isinstance(error, _LATE):
             return connection.clock.expired()
         if isinstance(error, HTTPException):
-            return ResponseError(f"what answered at {self._place} is no HTTP; check base_url")
+            return ResponseError(
+                f"what answered at {self._place()} does not speak HTTP; check base_url")
         if isinstance(error, ssl.SSLCertVerificationError):
-            strict = "; Python 3.13 and newer check strictly (ssl.VERIFY_X509_STRICT)"
             return APIConnectionError(
                 f"the certificate of {self._origin} is not trusted: {error.verify_message}; "
                 f"checked against {self._trusted}; add yours with ca_file= or SSL_CERT_FILE"
-                + (strict if sys.version_info >= (3, 13) else ""))
-        said = str(getattr(error, "strerror", None) or error) or type(error).__name__
-        if isinstance(error, socket.gaierror):
-            said = "its name cannot be looked up; check base_url, and whether a proxy is needed"
-        elif isinstance(error, ConnectionRefusedError):
-            said = "nothing listens there; check base_url's host and port"
+                + (_STRICT if sys.version_info >= (3, 13) else ""))
+        said = _ADVICE.get(type(error)) or getattr(error, "strerror", None) or error
+        said = " ".join(str(said).split()) or type(error).__name__
         return APIConnectionError(
-            f"no answer from {self._place}: {' '.join(said.split())}",
-            retryable=not connection.heard)
+            f"no answer from {self._place()}: {said}", retryable=not connection.heard)
 
-    def _take_idle(self) -> Optional[Connection]:
-        """Return an idle connection that is alive, None where there is none."""
-        while True:
-            try:
-                connection = self._idle.pop()
-            except IndexError:
-                return None
-            if connection.is_reusable():
-                return connection
-            connection.cut()
+    def _place(self) -> str:
+        through = " through the proxy {0.host}:{0.port}".format(self._proxy) if self._proxy else ""
+        return self._origin + through
 
-    def keep(self, connection: Connection) -> None:
+    def keep(self, connection: _Connection) -> None:
         """Take back a connection whose answer has been read, or has but its framing left."""
         connection.idle_since = time.monotonic()
         self._idle.append(connection)
@@ -499,6 +488,40 @@ def find(*settings: Any) -> Transport:
     return _keep(environment, *settings)  # threads that came at once share the one that was kept
 
 
+def _write_head(line: str, headers: Mapping[str, str]) -> bytes:
+    fields = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+    return f"{line} HTTP/1.1\r\n{fields}\r\n".encode("latin-1")
+
+
+class _Proxy(NamedTuple):
+    host: str
+    port: int
+    headers: Dict[str, str]
+    secrets: Tuple[str, ...]
+
+
+def _find_proxy(url: urllib.parse.SplitResult, given: Optional[str]) -> Optional[_Proxy]:
+    """Return the proxy on the way to `url`, None for a direct way."""
+    if given is None and not urllib.request.proxy_bypass(url.netloc):
+        given = urllib.request.getproxies().get(url.scheme)
+    if not given:
+        return None
+    match = _PROXY.fullmatch(given.strip())
+    if match is None or not 0 < int(match.group(3) or 80) < 65536:
+        raise ConfigurationError(
+            "the proxy should be like http://user:password@host:port; SOCKS is not supported "
+            "(proxy= or the environment's http_proxy, https_proxy)"
+        )
+    packed, host, port = match.groups()
+    if packed is None:
+        return _Proxy(host.strip("[]"), int(port or 80), {}, ())
+    plain = urllib.parse.unquote(packed)
+    token = base64.b64encode(plain.encode("utf-8")).decode("ascii")
+    secrets = (token, packed, plain, packed.partition(":")[2], plain.partition(":")[2])
+    headers = {"Proxy-Authorization": f"Basic {token}"}
+    return _Proxy(host.strip("[]"), int(port or 80), headers, secrets)
+
+
 def _make_context(ca_file: Optional[str]) -> ssl.SSLContext:
     context = ssl.create_default_context()
     context.minimum_version = ssl.TLSVersion.TLSv1_2
@@ -517,39 +540,6 @@ def _make_context(ca_file: Optional[str]) -> ssl.SSLContext:
     return context
 
 
-def _find_proxy(url: urllib.parse.SplitResult, given: Optional[str]) -> Optional[_Proxy]:
-    """Return the proxy on the way to `url`, None for a direct way."""
-    if given is None and not urllib.request.proxy_bypass(url.netloc):
-        given = urllib.request.getproxies().get(url.scheme)
-    if not given:
-        return None
-    match = _PROXY.fullmatch(given.strip())
-    if match is None or not 0 < int(match.group(3) or 80) < 65536:
-        raise ConfigurationError(
-            "the proxy should be like http://user:password@host:port; SOCKS is not supported "
-            "(proxy= or the environment's http_proxy, https_proxy)"
-        )
-    userinfo, host, port = match.groups()
-    address = host.strip("[]"), int(port or 80)
-    if userinfo is None:
-        return _Proxy(address, {}, ())
-    plain = urllib.parse.unquote(userinfo)
-    token = base64.b64encode(plain.encode("utf-8")).decode("ascii")
-    secrets = (token, userinfo, plain, userinfo.partition(":")[2], plain.partition(":")[2])
-    return _Proxy(address, {"Proxy-Authorization": f"Basic {token}"}, secrets)
-
-
-def _find_target(url: str, response: Response) -> str:
-    """Return where an answer redirects the same request to, "" where it does not."""
-    if response.status not in (307, 308):
-        return ""
-    found = [value for name, value in response.headers if name.lower() == "location"]
-    try:
-        return urllib.parse.urljoin(url, found[0]) if re.fullmatch("[!-~]+", found[0]) else ""
-    except (IndexError, ValueError):
-        return ""
-
-
-def _write_head(line: str, headers: Mapping[str, str]) -> bytes:
-    fields = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
-    return f"{line} HTTP/1.1\r\n{fields}\r\n".encode("latin-1")
+def _describe_store(ca_file: Optional[str]) -> str:
+    store = os.environ.get("SSL_CERT_FILE") or ssl.get_default_verify_paths().cafile
+    return f"the system's certificates ({store})" + (f" and {ca_file}" if ca_file else "")

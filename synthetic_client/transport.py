@@ -25,7 +25,7 @@ import zlib
 from collections import deque
 from functools import lru_cache
 from http.client import HTTPException
-from typing import Any, Deque, Dict, Iterator, List, Mapping, NamedTuple, Optional, Tuple
+from typing import Any, Deque, Dict, Iterator, List, Mapping, Optional, Tuple
 
 from .errors import (
     APIConnectionError, ConfigurationError, ResponseError, StreamInterruptedError, SyntheticError
@@ -46,15 +46,16 @@ _STATUS = re.compile(r"HTTP/1\.([01]) ([1-5][0-9][0-9])[ \r\n]")
 _HEADER = re.compile(r"^([^\s:][^:\n]*):(.*)$", re.M)  # not what is folded, or has no name
 _CHUNK = re.compile(rb"\s*([0-9A-Fa-f]{1,16})\s*(;.*)?\n")
 _LABEL = r"[^\0- /:@.\[\]\x7f]+"
-_PROXY = re.compile(rf"(?:https?://)?(?:([^/\s]*)@)?"
+_PROXY = re.compile(rf"(?:https?://)?(?:([^/\s]*)@)?"  # user:password
                     rf"({_LABEL}(?:\.{_LABEL})*\.?|\[[0-9a-f:.]+\])(?::([0-9]+))?/?", re.I)
 _STRICT = "; Python 3.13 and newer check strictly (ssl.VERIFY_X509_STRICT)"
 _ADVICE = {
     socket.gaierror: "its name cannot be looked up; check base_url, and whether a proxy is needed",
     ConnectionRefusedError: "nothing listens there; check base_url's host and port",
 }
+_Way = Tuple[Tuple[str, int], Dict[str, str], Tuple[str, ...]]  # address, headers, secrets
 _LATE = (socket.timeout, TimeoutError)  # one and the same from Python 3.10 on
-_FAULTS = (OSError, ValueError, HTTPException, zlib.error)
+_FAULTS = (OSError, EOFError, ValueError, HTTPException, zlib.error)
 
 
 class _Connection(io.RawIOBase):
@@ -67,7 +68,7 @@ class _Connection(io.RawIOBase):
 
     def __init__(self, clock: Clock) -> None:
         self.clock = clock
-        self._process = os.getpid()
+        self.process = os.getpid()  # a fork's child leaves its parent's connections alone
 
     def use(self, sock: socket.socket) -> None:
         self.sock = sock
@@ -126,13 +127,10 @@ class _Connection(io.RawIOBase):
     def close(self) -> None:
         pass  # io closes what is under a buffer that is dropped; the connection lives on
 
-    def is_ours(self) -> bool:
-        """Say whether this process has opened it, and not one that has forked since."""
-        return self._process == os.getpid()
-
     def is_reusable(self) -> bool:
         """Say whether a request may go out: the last answer has ended, and nothing else came."""
-        if not self.is_ours() or time.monotonic() - self.idle_since > IDLE_SECONDS:
+        idle = time.monotonic() - self.idle_since
+        if idle > IDLE_SECONDS or self.process != os.getpid():
             return False
         self.clock = Clock(_DRAIN_SECONDS, _DRAIN_SECONDS, _DRAIN_SECONDS)
         try:
@@ -142,7 +140,7 @@ class _Connection(io.RawIOBase):
             self.sock.recv(1)
         except (BlockingIOError, ssl.SSLWantReadError):
             return True
-        except (StreamInterruptedError, *_FAULTS):
+        except _FAULTS:
             pass
         return False
 
@@ -151,7 +149,7 @@ class _Connection(io.RawIOBase):
         if self.sock is None:
             return
         try:
-            if self.is_ours():
+            if self.process == os.getpid():
                 socket.socket.shutdown(self.sock, socket.SHUT_RDWR)
         except OSError:
             pass
@@ -170,7 +168,7 @@ class Response:
         self, connection: _Connection, method: str, pool: "Optional[Transport]" = None
     ) -> None:
         self._connection, self._pool = connection, pool
-        self._source = io.BufferedReader(connection, _BLOCK)
+        self._source: io.BufferedReader = io.BufferedReader(connection, _BLOCK)
         while 100 <= self.status < 200 and self.status != 101:  # interim (RFC 9110, 15.2)
             is_old, self.status, self.headers = _read_head(self._source)
         found = {name.lower(): value for name, value in reversed(self.headers)}
@@ -226,7 +224,8 @@ class Response:
             if isinstance(error, _LATE):
                 raise self._connection.clock.expired() from error
             if isinstance(error, _FAULTS):
-                raise _cut("the connection or its compression broke") from error
+                raise StreamInterruptedError(
+                    f"the answer is not whole: {_describe(error)}; ask again") from error
             raise
         if not data:
             self.finish()
@@ -235,7 +234,7 @@ class Response:
     def finish(self) -> None:
         """Give the connection back: nothing but the end of the framing is still to come."""
         pool, self._pool = self._pool, None
-        if pool is not None and self._lives and self._connection.is_ours():
+        if pool is not None and self._lives and self._connection.process == os.getpid():
             self._connection.rest = self._blocks
             pool.keep(self._connection)
         elif pool is not None:
@@ -257,7 +256,8 @@ def _read_head(source: io.BufferedReader) -> Tuple[bool, int, List[Tuple[str, st
         if match is None or not lines[-1].endswith("\n") or len(lines) > _MOST_HEADERS:
             raise HTTPException("no status line, or the headers are too many or broke off")
         lines.append(source.readline(_BLOCK).decode("latin-1"))
-    headers = [(name.rstrip(), value.strip()) for name, value in _HEADER.findall("".join(lines[1:]))]
+    found = _HEADER.findall("".join(lines[1:]))
+    headers = [(name.rstrip(), value.strip()) for name, value in found]
     return match.group(1) == "0", int(match.group(2)), headers
 
 
@@ -265,7 +265,7 @@ def _read_exactly(source: io.BufferedReader, left: int) -> Iterator[bytes]:
     while left:
         data = source.read1(min(left, _BLOCK))
         if not data:
-            raise _cut("the body ended early")
+            raise EOFError("the body ended early")
         left -= len(data)
         yield data
 
@@ -275,11 +275,11 @@ def _read_chunks(source: io.BufferedReader) -> Iterator[bytes]:
     while size:
         match = _CHUNK.match(source.readline(_BLOCK))
         if match is None:
-            raise _cut("its framing broke off")
+            raise EOFError("its framing broke off")
         size = int(match.group(1), 16)
         yield from _read_exactly(source, size)
         if size and source.read(2) != b"\r\n":
-            raise _cut("a chunk does not end where it should")
+            raise EOFError("a chunk does not end where it should")
     while source.readline(_BLOCK) not in (b"\r\n", b"\n", b""):
         pass  # the trailer section (RFC 9112, 7.1.2)
 
@@ -302,11 +302,7 @@ def _unpack(blocks: Iterator[bytes], encoding: str) -> Iterator[bytes]:
                 data = inflate.decompress(inflate.unconsumed_tail, _UNPACKED_BLOCK)
             packed = inflate.unused_data
     if inflate is not None and not inflate.eof:
-        raise _cut("its compression broke off")
-
-
-def _cut(reason: str) -> StreamInterruptedError:
-    return StreamInterruptedError(f"the answer is not whole: {reason}; ask again")
+        raise EOFError("its compression broke off")
 
 
 class Transport(urllib.request.BaseHandler):
@@ -328,13 +324,22 @@ class Transport(urllib.request.BaseHandler):
         self, origin: str, proxy: Optional[str], ca_file: Optional[str],
         ssl_context: Optional[ssl.SSLContext]
     ) -> None:
-        self._origin, self._url = origin, urllib.parse.urlsplit(origin)
+        self._origin = self._place = origin
+        self._url = urllib.parse.urlsplit(origin)
         self._is_tls = self._url.scheme == "https"
-        self._proxy = _find_proxy(self._url, proxy)
-        self.secrets = self._proxy.secrets if self._proxy else ()
+        self._address = self._url.hostname or "", self._url.port or (443 if self._is_tls else 80)
+        self._proxy_headers: Optional[Dict[str, str]] = None  # None where there is no proxy
+        self.secrets: Tuple[str, ...] = ()
+        way = _find_proxy(self._url, proxy)
+        if way is not None:
+            self._address, self._proxy_headers, self.secrets = way
+            self._place += " through the proxy {}:{}".format(*self._address)
         self._context, self._trusted = ssl_context, "your ssl_context"
         if self._is_tls and ssl_context is None:
-            self._context, self._trusted = _make_context(ca_file), _describe_store(ca_file)
+            store = os.environ.get("SSL_CERT_FILE") or ssl.get_default_verify_paths().cafile
+            self._trusted = f"the system's certificates ({store})"
+            self._trusted += f" and {ca_file}" if ca_file else ""
+            self._context = _make_context(ca_file)
         self._idle: Deque[_Connection] = deque()  # its ends are atomic: no lock to fork with
         self._opener = urllib.request.OpenerDirector()
         self._opener.add_handler(self)
@@ -408,35 +413,29 @@ class Transport(urllib.request.BaseHandler):
     def _connect(self, connection: _Connection) -> None:
         """Connect within connect_timeout, by the proxy's CONNECT and TLS where these are due."""
         connection.clock.start_connecting()
-        name, port = self._url.hostname or "", self._url.port or (443 if self._is_tls else 80)
-        if self._proxy is None:
-            connection.dial(name, port)
-        else:
-            connection.dial(self._proxy.host, self._proxy.port)
-            if self._is_tls:
-                self._open_tunnel(connection, self._proxy)
-        if self._is_tls and self._context:
-            connection.start_tls(self._context, name)
+        connection.dial(*self._address)
+        if self._is_tls and self._proxy_headers is not None:
+            target = self._url.netloc + ("" if self._url.port else ":443")
+            head = _write_head(f"CONNECT {target}", {"Host": target, **self._proxy_headers})
+            connection.send(head)
+            status = Response(connection, "CONNECT").status
+            if not 200 <= status < 300:
+                raise APIConnectionError(
+                    f"no way to {self._place}: the proxy answered HTTP {status}; check its user, "
+                    "password and rules (proxy=, https_proxy)",
+                    retryable=status not in (401, 403, 407)
+                )
+        if self._is_tls and self._context is not None:
+            connection.start_tls(self._context, self._url.hostname or "")
         connection.clock.connect_ends = None
-
-    def _open_tunnel(self, connection: _Connection, proxy: "_Proxy") -> None:
-        target = self._url.netloc + ("" if self._url.port else ":443")
-        connection.send(_write_head(f"CONNECT {target}", {"Host": target, **proxy.headers}))
-        status = Response(connection, "CONNECT").status
-        if not 200 <= status < 300:
-            raise APIConnectionError(
-                f"no way to {self._place()}: the proxy answered HTTP {status}; check its user, "
-                "password and rules (proxy=, https_proxy)",
-                retryable=status not in (401, 403, 407)
-            )
 
     def _compose(self, request: Any) -> bytes:
         """Return a request as it goes out: in one piece, a packet less to wait for."""
         target, body = request.selector, request.data or b""
         headers = {"Host": self._url.netloc, **request.headers}
-        if self._proxy is not None and not self._is_tls:
+        if self._proxy_headers is not None and not self._is_tls:
             target = request.full_url
-            headers.update(self._proxy.headers)
+            headers.update(self._proxy_headers)
         if body or request.get_method() in ("POST", "PUT", "PATCH"):
             headers["Content-Length"] = str(len(body))
         return _write_head(f"{request.get_method()} {target}", headers) + body
@@ -446,21 +445,14 @@ class Transport(urllib.request.BaseHandler):
         if isinstance(error, _LATE):
             return connection.clock.expired()
         if isinstance(error, HTTPException):
-            return ResponseError(
-                f"what answered at {self._place()} does not speak HTTP; check base_url")
+            return ResponseError(f"what answers at {self._place} is no HTTP; check base_url")
         if isinstance(error, ssl.SSLCertVerificationError):
             return APIConnectionError(
                 f"the certificate of {self._origin} is not trusted: {error.verify_message}; "
                 f"checked against {self._trusted}; add yours with ca_file= or SSL_CERT_FILE"
                 + (_STRICT if sys.version_info >= (3, 13) else ""))
-        said = _ADVICE.get(type(error)) or getattr(error, "strerror", None) or error
-        said = " ".join(str(said).split()) or type(error).__name__
         return APIConnectionError(
-            f"no answer from {self._place()}: {said}", retryable=not connection.heard)
-
-    def _place(self) -> str:
-        through = " through the proxy {0.host}:{0.port}".format(self._proxy) if self._proxy else ""
-        return self._origin + through
+            f"no answer from {self._place}: {_describe(error)}", retryable=not connection.heard)
 
     def keep(self, connection: _Connection) -> None:
         """Take back a connection whose answer has been read, or has but its framing left."""
@@ -493,14 +485,7 @@ def _write_head(line: str, headers: Mapping[str, str]) -> bytes:
     return f"{line} HTTP/1.1\r\n{fields}\r\n".encode("latin-1")
 
 
-class _Proxy(NamedTuple):
-    host: str
-    port: int
-    headers: Dict[str, str]
-    secrets: Tuple[str, ...]
-
-
-def _find_proxy(url: urllib.parse.SplitResult, given: Optional[str]) -> Optional[_Proxy]:
+def _find_proxy(url: urllib.parse.SplitResult, given: Optional[str]) -> Optional[_Way]:
     """Return the proxy on the way to `url`, None for a direct way."""
     if given is None and not urllib.request.proxy_bypass(url.netloc):
         given = urllib.request.getproxies().get(url.scheme)
@@ -513,13 +498,13 @@ def _find_proxy(url: urllib.parse.SplitResult, given: Optional[str]) -> Optional
             "(proxy= or the environment's http_proxy, https_proxy)"
         )
     packed, host, port = match.groups()
+    address = host.strip("[]"), int(port or 80)
     if packed is None:
-        return _Proxy(host.strip("[]"), int(port or 80), {}, ())
+        return address, {}, ()
     plain = urllib.parse.unquote(packed)
     token = base64.b64encode(plain.encode("utf-8")).decode("ascii")
     secrets = (token, packed, plain, packed.partition(":")[2], plain.partition(":")[2])
-    headers = {"Proxy-Authorization": f"Basic {token}"}
-    return _Proxy(host.strip("[]"), int(port or 80), headers, secrets)
+    return address, {"Proxy-Authorization": f"Basic {token}"}, secrets
 
 
 def _make_context(ca_file: Optional[str]) -> ssl.SSLContext:
@@ -535,11 +520,10 @@ def _make_context(ca_file: Optional[str]) -> ssl.SSLContext:
             context.load_verify_locations(ca_file)
     except OSError as error:
         raise ConfigurationError(
-            f"ca_file {ca_file!r} cannot be used: {error.strerror}; it should hold PEM certificates"
-        ) from error
+            f"ca_file {ca_file!r} holds no certificates in PEM: {_describe(error)}") from error
     return context
 
 
-def _describe_store(ca_file: Optional[str]) -> str:
-    store = os.environ.get("SSL_CERT_FILE") or ssl.get_default_verify_paths().cafile
-    return f"the system's certificates ({store})" + (f" and {ca_file}" if ca_file else "")
+def _describe(error: Exception) -> str:
+    said = _ADVICE.get(type(error)) or getattr(error, "strerror", None) or error
+    return " ".join(str(said).split()) or type(error).__name__

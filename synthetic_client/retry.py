@@ -28,8 +28,8 @@ class Clock:
     """What bounds the waits of one call: connecting, silence, and the deadline for it all."""
 
     def __init__(self, timeout: float, connect_timeout: float, deadline: Optional[float]) -> None:
-        self._limits = {"connect": connect_timeout, "silence": timeout, "deadline": deadline}
-        self._phase, self._timeout = "silence", timeout
+        self._limits = {"connect": connect_timeout, "silence": timeout, "deadline": deadline or 0}
+        self._phase = "silence"
         self._ends = float("inf") if deadline is None else time.monotonic() + deadline
         self.connect_ends: Optional[float] = None
 
@@ -44,7 +44,7 @@ class Clock:
     def wait(self) -> float:
         """Return the seconds that the next wait may take; a TimeoutError where there are none."""
         now = time.monotonic()
-        bound = (self._timeout, "silence")
+        bound = (self._limits["silence"], "silence")
         if self.connect_ends is not None:
             bound = (self.connect_ends - now, "connect")
         seconds, self._phase = min(bound, (self._ends - now, "deadline"))
@@ -60,29 +60,26 @@ class Clock:
 
 def wait_before_retry(error: SyntheticError, attempt: int, max_retries: int) -> Optional[float]:
     """Return the seconds to wait after attempt number `attempt`, or None to give up."""
-    if attempt > max_retries or not _may_pass(error):
+    if attempt > max_retries:
         return None
-    asked = error.retry_after if isinstance(error, APIStatusError) else None
-    if asked is None:
-        return backoff(attempt)
-    return asked if asked <= LONGEST_WAIT else None
-
-
-def _may_pass(error: SyntheticError) -> bool:
-    """Say whether it may go away, by the server's own word or else by its status."""
+    if isinstance(error, APIConnectionError):
+        return backoff(attempt) if error.retryable else None
     if not isinstance(error, APIStatusError):
-        return isinstance(error, APIConnectionError) and error.retryable
-    word = error.headers.get("x-should-retry")
-    if word in ("true", "false"):
-        return word == "true"
+        return None
+    may_pass = error.status_code in (408, 409, 429) or error.status_code >= 500
     if "insufficient_quota" in (error.code, error.type):
-        return False
-    return error.status_code in (408, 409, 429) or error.status_code >= 500
+        may_pass = False
+    word, asked = error.headers.get("x-should-retry"), error.retry_after
+    if word in ("true", "false"):
+        may_pass = word == "true"
+    if not may_pass or asked is not None and asked > LONGEST_WAIT:
+        return None
+    return backoff(attempt) if asked is None else asked
 
 
 def backoff(attempt: int) -> float:
     """Return 0.5 s doubling to 8 s, less up to a quarter so that clients spread out."""
-    return 0.5 * 2 ** min(attempt - 1, 4) * random.uniform(0.75, 1)
+    return float(0.5 * 2 ** min(attempt - 1, 4) * random.uniform(0.75, 1))
 
 
 def parse_retry_after(headers: Mapping[str, str], now: datetime) -> Optional[float]:

@@ -49,7 +49,7 @@ _LABEL = r"[^\0- /:@.\[\]\x7f]+"
 _PROXY = re.compile(rf"(?:https?://)?(?:([^/\s]*)@)?"  # user:password
                     rf"({_LABEL}(?:\.{_LABEL})*\.?|\[[0-9a-f:.]+\])(?::([0-9]+))?/?", re.I)
 _STRICT = "; Python 3.13 and newer check strictly (ssl.VERIFY_X509_STRICT)"
-_ADVICE = {
+_ADVICE: Mapping[type, str] = {
     socket.gaierror: "its name cannot be looked up; check base_url, and whether a proxy is needed",
     ConnectionRefusedError: "nothing listens there; check base_url's host and port",
 }
@@ -168,36 +168,25 @@ class Response:
         self, connection: _Connection, method: str, pool: "Optional[Transport]" = None
     ) -> None:
         self._connection, self._pool = connection, pool
-        self._source: io.BufferedReader = io.BufferedReader(connection, _BLOCK)
+        source: io.BufferedReader = io.BufferedReader(connection, _BLOCK)
         while 100 <= self.status < 200 and self.status != 101:  # interim (RFC 9110, 15.2)
-            is_old, self.status, self.headers = _read_head(self._source)
+            is_old, self.status, self.headers = _read_head(source)
         found = {name.lower(): value for name, value in reversed(self.headers)}
-        token, self._location = found.get("connection", "").lower(), found.get("location", "")
-        self._lives = "keep-alive" in token if is_old else "close" not in token
-        self._blocks = self._frame(found, method)
+        self.location = found.get("location", "")
+        token, length = found.get("connection", "").lower(), found.get("content-length", "")
+        lives = "keep-alive" in token if is_old else "close" not in token
+        self._lives = lives and self.status != 101
+        if method == "HEAD" or self.status in (101, 204, 304):  # how the body ends: RFC 9112, 6.3
+            self._blocks = _read_exactly(source, 0)
+        elif found.get("transfer-encoding", "").lower().endswith("chunked"):
+            self._blocks = _read_chunks(source)
+        elif re.fullmatch("[0-9]{1,18}", length):
+            self._blocks = _read_exactly(source, int(length))
+        else:
+            self._blocks = iter(lambda: source.read1(_BLOCK), b"")
+            self._lives = False
         encoding = (found.get("content-encoding") or "identity").lower()
         self._body = self._blocks if encoding == "identity" else _unpack(self._blocks, encoding)
-
-    def _frame(self, found: Mapping[str, str], method: str) -> Iterator[bytes]:
-        """Return the body as its framing delivers it (RFC 9112, 6.3)."""
-        length = found.get("content-length", "")
-        if method == "HEAD" or self.status in (204, 304):
-            return iter(())
-        if found.get("transfer-encoding", "").lower().endswith("chunked"):
-            return _read_chunks(self._source)
-        if re.fullmatch("[0-9]{1,18}", length):
-            return _read_exactly(self._source, int(length))
-        self._lives = False  # the end of the connection ends the body
-        return iter(lambda: self._source.read1(_BLOCK), b"")
-
-    def find_target(self, url: str) -> str:
-        """Return where the request to `url` should be sent again, "" for nowhere."""
-        if self.status not in (307, 308) or not re.fullmatch("[!-~]+", self._location):
-            return ""
-        try:
-            return urllib.parse.urljoin(url, self._location)
-        except ValueError:
-            return ""
 
     def read(self, limit: int) -> bytes:
         """Return the whole body; more than `limit` bytes are a ResponseError."""
@@ -235,8 +224,7 @@ class Response:
         """Give the connection back: nothing but the end of the framing is still to come."""
         pool, self._pool = self._pool, None
         if pool is not None and self._lives and self._connection.process == os.getpid():
-            self._connection.rest = self._blocks
-            pool.keep(self._connection)
+            pool.keep(self._connection, self._blocks)
         elif pool is not None:
             self._connection.cut()
 
@@ -252,9 +240,11 @@ def _read_head(source: io.BufferedReader) -> Tuple[bool, int, List[Tuple[str, st
     if not lines[0]:
         raise ConnectionResetError("it closed the connection")
     match = _STATUS.match(lines[0])
+    if match is None:
+        raise HTTPException("the status line is none")
     while lines[-1] not in ("\r\n", "\n"):
-        if match is None or not lines[-1].endswith("\n") or len(lines) > _MOST_HEADERS:
-            raise HTTPException("no status line, or the headers are too many or broke off")
+        if not lines[-1].endswith("\n") or len(lines) > _MOST_HEADERS:
+            raise HTTPException("the headers broke off, or are too many")
         lines.append(source.readline(_BLOCK).decode("latin-1"))
     found = _HEADER.findall("".join(lines[1:]))
     headers = [(name.rstrip(), value.strip()) for name, value in found]
@@ -358,7 +348,7 @@ class Transport(urllib.request.BaseHandler):
             request: Any = urllib.request.Request(url, body, dict(headers), method=method)
             request.clock = clock
             response = self._open(request, attempt)
-            url = response.find_target(url)
+            url = _join(url, response.location) if response.status in (307, 308) else ""
             if not left or not url.startswith(self._origin + "/"):
                 break
             response.close()
@@ -454,9 +444,9 @@ class Transport(urllib.request.BaseHandler):
         return APIConnectionError(
             f"no answer from {self._place}: {_describe(error)}", retryable=not connection.heard)
 
-    def keep(self, connection: _Connection) -> None:
-        """Take back a connection whose answer has been read, or has but its framing left."""
-        connection.idle_since = time.monotonic()
+    def keep(self, connection: _Connection, rest: Iterator[bytes]) -> None:
+        """Take a connection back; `rest` is what its last answer's framing still holds."""
+        connection.rest, connection.idle_since = rest, time.monotonic()
         self._idle.append(connection)
         self.close_idle(IDLE_CONNECTIONS)
 
@@ -522,6 +512,14 @@ def _make_context(ca_file: Optional[str]) -> ssl.SSLContext:
         raise ConfigurationError(
             f"ca_file {ca_file!r} holds no certificates in PEM: {_describe(error)}") from error
     return context
+
+
+def _join(url: str, location: str) -> str:
+    """Return where a redirect leads, "" where that cannot be said."""
+    try:
+        return urllib.parse.urljoin(url, location) if re.fullmatch("[!-~]+", location) else ""
+    except ValueError:
+        return ""
 
 
 def _describe(error: Exception) -> str:

@@ -17,8 +17,7 @@ from .errors import APIConnectionError, APIStatusError, APITimeoutError, Synthet
 
 LONGEST_WAIT = 60.0  # seconds; asked to wait longer, the caller decides, not we
 _LATE = {
-    "connect": "no connection within {:g} s; check base_url and whether a proxy is needed, or "
-               "raise connect_timeout",
+    "connect": "no connection within {:g} s; check base_url and proxy, or raise connect_timeout",
     "silence": "the server was silent for {:g} s; raise timeout if answers may take longer",
     "deadline": "the call was not done within {:g} s; raise deadline or ask for less",
 }

@@ -97,6 +97,4 @@ class SSEParser:
 
     def _refuse(self) -> None:
         raise ResponseError(
-            f"an event of the stream is over {self._limit} bytes; "
-            "raise max_response_bytes if that is expected"
-        )
+            f"an event of the stream is over {self._limit} bytes; raise max_response_bytes")

@@ -42,7 +42,7 @@ _UNPACKED_BLOCK = 1 << 20  # bytes that one step of decompression may give
 _DRAIN_SECONDS = 0.05  # for the end of a body whose last event was read already
 _TCP_OPTIONS = {"TCP_NODELAY": 1, "TCP_KEEPIDLE": 60, "TCP_KEEPALIVE": 60, "TCP_KEEPINTVL": 30,
                 "TCP_KEEPCNT": 4}
-_STATUS = re.compile(r"HTTP/1\.([01]) ([1-5][0-9][0-9])[ \r\n]")
+_STATUS = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9][0-9])[ \r\n]")
 _HEADER = re.compile(r"^([^\s:][^:\n]*):(.*)$", re.M)  # not what is folded, or has no name
 _CHUNK = re.compile(rb"\s*([0-9A-Fa-f]{1,16})\s*(;.*)?\n")
 _LABEL = r"[^\0- /:@.\[\]\x7f]+"
@@ -236,19 +236,19 @@ class Response:
 
 def _read_head(source: io.BufferedReader) -> Tuple[bool, int, List[Tuple[str, str]]]:
     """Return whether it is HTTP/1.0, the status and the headers."""
-    lines = [source.readline(_BLOCK).decode("latin-1")]
+    lines = [source.readline(_BLOCK)]
     if not lines[0]:
         raise ConnectionResetError("it closed the connection")
     match = _STATUS.match(lines[0])
     if match is None:
         raise HTTPException("the status line is none")
-    while lines[-1] not in ("\r\n", "\n"):
-        if not lines[-1].endswith("\n") or len(lines) > _MOST_HEADERS:
+    while lines[-1] not in (b"\r\n", b"\n"):
+        if not lines[-1].endswith(b"\n") or len(lines) > _MOST_HEADERS:
             raise HTTPException("the headers broke off, or are too many")
-        lines.append(source.readline(_BLOCK).decode("latin-1"))
-    found = _HEADER.findall("".join(lines[1:]))
+        lines.append(source.readline(_BLOCK))
+    found = _HEADER.findall(b"".join(lines[1:]).decode("latin-1"))
     headers = [(name.rstrip(), value.strip()) for name, value in found]
-    return match.group(1) == "0", int(match.group(2)), headers
+    return match.group(1) == b"0", int(match.group(2)), headers
 
 
 def _read_exactly(source: io.BufferedReader, left: int) -> Iterator[bytes]:
@@ -316,20 +316,21 @@ class Transport(urllib.request.BaseHandler):
     ) -> None:
         self._origin = self._place = origin
         self._url = urllib.parse.urlsplit(origin)
-        self._is_tls = self._url.scheme == "https"
-        self._address = self._url.hostname or "", self._url.port or (443 if self._is_tls else 80)
-        self._proxy_headers: Optional[Dict[str, str]] = None  # None where there is no proxy
+        self._context: Optional[ssl.SSLContext] = None  # for plain http
+        self._trusted = "your ssl_context"
+        if self._url.scheme == "https":
+            self._context = ssl_context or _make_context(ca_file)
+        if ssl_context is None:
+            store = os.environ.get("SSL_CERT_FILE") or ssl.get_default_verify_paths().cafile
+            self._trusted = f"the system's certificates ({store})"
+            self._trusted += f" and {ca_file}" if ca_file else ""
+        self._address = self._url.hostname or "", self._url.port or (443 if self._context else 80)
+        self._proxy_headers: Optional[Dict[str, str]] = None  # where there is no proxy
         self.secrets: Tuple[str, ...] = ()
         way = _find_proxy(self._url, proxy)
         if way is not None:
             self._address, self._proxy_headers, self.secrets = way
             self._place += " through the proxy {}:{}".format(*self._address)
-        self._context, self._trusted = ssl_context, "your ssl_context"
-        if self._is_tls and ssl_context is None:
-            store = os.environ.get("SSL_CERT_FILE") or ssl.get_default_verify_paths().cafile
-            self._trusted = f"the system's certificates ({store})"
-            self._trusted += f" and {ca_file}" if ca_file else ""
-            self._context = _make_context(ca_file)
         self._idle: Deque[_Connection] = deque()  # its ends are atomic: no lock to fork with
         self._opener = urllib.request.OpenerDirector()
         self._opener.add_handler(self)
@@ -365,23 +366,18 @@ class Transport(urllib.request.BaseHandler):
             raise
         finally:
             self.log.debug(
-                "%s %s: %s in %.3f s, attempt %d", request.get_method(),
+                "%s %s: %s in %.3f s, attempt %d", request.method,
                 request.full_url.partition("?")[0], outcome, time.monotonic() - begun, attempt)
 
     def http_open(self, request: Any) -> Response:
-        """Answer urllib's opener: over an idle connection that is alive, or a new one."""
-        while self._idle:
+        """Answer urllib's opener: over an idle connection, or a new one."""
+        idle = self._take_idle()
+        if idle is not None:
             try:
-                connection = self._idle.pop()
-                if connection.is_reusable():
-                    return self._exchange(connection, request)
-                connection.cut()
-            except IndexError:  # another thread was faster
-                break
-            except APIConnectionError as error:  # it was closed while it was idle, or just now
+                return self._exchange(idle, request)
+            except APIConnectionError as error:
                 if not error.retryable:
-                    raise
-                break
+                    raise  # else it was closed while it was idle, or just now
         return self._exchange(_Connection(request.clock), request)
 
     https_open = http_open
@@ -393,7 +389,7 @@ class Transport(urllib.request.BaseHandler):
             if connection.sock is None:
                 self._connect(connection)
             connection.send(self._compose(request))
-            return Response(connection, request.get_method(), self)
+            return Response(connection, request.method, self)
         except BaseException as error:
             connection.cut()
             if isinstance(error, _FAULTS):
@@ -404,10 +400,10 @@ class Transport(urllib.request.BaseHandler):
         """Connect within connect_timeout, by the proxy's CONNECT and TLS where these are due."""
         connection.clock.start_connecting()
         connection.dial(*self._address)
-        if self._is_tls and self._proxy_headers is not None:
+        if self._context is not None and self._proxy_headers is not None:
             target = self._url.netloc + ("" if self._url.port else ":443")
-            head = _write_head(f"CONNECT {target}", {"Host": target, **self._proxy_headers})
-            connection.send(head)
+            connection.send(
+                _write_head(f"CONNECT {target}", {"Host": target, **self._proxy_headers}))
             status = Response(connection, "CONNECT").status
             if not 200 <= status < 300:
                 raise APIConnectionError(
@@ -415,7 +411,7 @@ class Transport(urllib.request.BaseHandler):
                     "password and rules (proxy=, https_proxy)",
                     retryable=status not in (401, 403, 407)
                 )
-        if self._is_tls and self._context is not None:
+        if self._context is not None:
             connection.start_tls(self._context, self._url.hostname or "")
         connection.clock.connect_ends = None
 
@@ -423,12 +419,12 @@ class Transport(urllib.request.BaseHandler):
         """Return a request as it goes out: in one piece, a packet less to wait for."""
         target, body = request.selector, request.data or b""
         headers = {"Host": self._url.netloc, **request.headers}
-        if self._proxy_headers is not None and not self._is_tls:
+        if self._context is None and self._proxy_headers is not None:
             target = request.full_url
             headers.update(self._proxy_headers)
-        if body or request.get_method() in ("POST", "PUT", "PATCH"):
+        if body or request.method in ("POST", "PUT", "PATCH"):
             headers["Content-Length"] = str(len(body))
-        return _write_head(f"{request.get_method()} {target}", headers) + body
+        return _write_head(f"{request.method} {target}", headers) + body
 
     def _translate(self, error: Exception, connection: _Connection) -> SyntheticError:
         """Return this package's error for one from below."""
@@ -443,6 +439,17 @@ class Transport(urllib.request.BaseHandler):
                 + (_STRICT if sys.version_info >= (3, 13) else ""))
         return APIConnectionError(
             f"no answer from {self._place}: {_describe(error)}", retryable=not connection.heard)
+
+    def _take_idle(self) -> Optional[_Connection]:
+        """Return an idle connection that is alive, None where there is none."""
+        while True:
+            try:
+                connection = self._idle.pop()
+            except IndexError:
+                return None
+            if connection.is_reusable():
+                return connection
+            connection.cut()
 
     def keep(self, connection: _Connection, rest: Iterator[bytes]) -> None:
         """Take a connection back; `rest` is what its last answer's framing still holds."""

@@ -112,9 +112,9 @@ def used_up_quota(quotas: Any, now: datetime) -> Optional[Tuple[str, Optional[fl
         empty.append(("weekly token limit", weekly.next_regen_at))
     if plan is not None and plan.limit and plan.requests and plan.requests >= plan.limit:
         empty.append(("subscription's request limit", plan.renews_at))
-    timed = [(name, (when - now).total_seconds() if when else None) for name, when in empty]
-    still = [(name, left) for name, left in timed if left is None or left > 0]
-    return max(still, key=lambda pair: pair[1] or 0, default=None)
+    timed = [(name, (when - now).total_seconds() if when else None)
+             for name, when in empty if when is None or when > now]
+    return max(timed, key=lambda pair: pair[1] or 0, default=None)
 
 
 def _is_spent(*amounts: Any) -> bool:

@@ -45,7 +45,7 @@ _TCP_OPTIONS = {"TCP_NODELAY": 1, "TCP_KEEPIDLE": 60, "TCP_KEEPALIVE": 60, "TCP_
 _STATUS = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9][0-9])[ \r\n]")
 _HEADER = re.compile(r"^([^\s:][^:\n]*):(.*)$", re.M)  # not what is folded, or has no name
 _CHUNK = re.compile(rb"\s*([0-9A-Fa-f]{1,16})\s*(;.*)?\n")
-_LABEL = r"[^\0- /:@.\[\]\x7f]+"
+_LABEL = r"[^\0- /:@.\[\]\x7f]{1,63}"
 _PROXY = re.compile(rf"(?:https?://)?(?:([^/\s]*)@)?"  # user:password
                     rf"({_LABEL}(?:\.{_LABEL})*\.?|\[[0-9a-f:.]+\])(?::([0-9]+))?/?", re.I)
 _STRICT = "; Python 3.13 and newer check strictly (ssl.VERIFY_X509_STRICT)"
@@ -54,14 +54,14 @@ _ADVICE: Mapping[type, str] = {
     ConnectionRefusedError: "nothing listens there; check base_url's host and port",
 }
 _Way = Tuple[Tuple[str, int], Dict[str, str], Tuple[str, ...]]  # address, headers, secrets
-_LATE = (socket.timeout, TimeoutError)  # one and the same from Python 3.10 on
+_TIMEOUTS = (socket.timeout, TimeoutError)  # one and the same from Python 3.10 on
 _FAULTS = (OSError, EOFError, ValueError, HTTPException, zlib.error)
 
 
 class _Connection(io.RawIOBase):
     """A socket whose every wait the clock bounds; what it reads, a Response buffers."""
 
-    sock: Any = None  # until it is connected
+    sock: Any = None  # until it is dialled
     heard = False  # anything of the answer
     rest: Iterator[bytes] = iter(())  # of the last answer's body
     idle_since = 0.0
@@ -70,7 +70,7 @@ class _Connection(io.RawIOBase):
         self.clock = clock
         self.process = os.getpid()  # a fork's child leaves its parent's connections alone
 
-    def use(self, sock: socket.socket) -> None:
+    def _use(self, sock: socket.socket) -> None:
         self.sock = sock
         self._finalizer = weakref.finalize(self, sock.close)  # also at exit
 
@@ -81,7 +81,7 @@ class _Connection(io.RawIOBase):
             share = self.clock.wait() / len(addresses)
             family, kind, protocol, _, address = addresses.pop(0)
             try:
-                self.use(socket.socket(family, kind, protocol))
+                self._use(socket.socket(family, kind, protocol))
                 self.sock.settimeout(share)
                 self.sock.connect(address)
                 break
@@ -96,7 +96,7 @@ class _Connection(io.RawIOBase):
 
     def start_tls(self, context: ssl.SSLContext, server_name: str) -> None:
         self.sock.getpeername()  # raises where the peer is gone: wrap_socket() would leak then
-        self.use(context.wrap_socket(
+        self._use(context.wrap_socket(
             self.sock, server_hostname=server_name, do_handshake_on_connect=False))
         self._limit_wait()
         self.sock.do_handshake()
@@ -210,7 +210,7 @@ class Response:
             data = next(self._body, b"")
         except BaseException as error:
             self.close()
-            if isinstance(error, _LATE):
+            if isinstance(error, _TIMEOUTS):
                 raise self._connection.clock.expired() from error
             if isinstance(error, _FAULTS):
                 raise StreamInterruptedError(
@@ -428,7 +428,7 @@ class Transport(urllib.request.BaseHandler):
 
     def _translate(self, error: Exception, connection: _Connection) -> SyntheticError:
         """Return this package's error for one from below."""
-        if isinstance(error, _LATE):
+        if isinstance(error, _TIMEOUTS):
             return connection.clock.expired()
         if isinstance(error, HTTPException):
             return ResponseError(f"what answers at {self._place} is no HTTP; check base_url")
@@ -459,8 +459,11 @@ class Transport(urllib.request.BaseHandler):
 
     def close_idle(self, but: int = 0) -> None:
         """Close idle connections, the oldest first, `but` so many."""
-        while len(self._idle) > but:
-            self._idle.popleft().cut()
+        try:
+            while len(self._idle) > but:
+                self._idle.popleft().cut()
+        except IndexError:
+            pass  # another thread took the last one
 
 
 @lru_cache(maxsize=POOLS)

@@ -372,12 +372,11 @@ class Transport(urllib.request.BaseHandler):
     def http_open(self, request: Any) -> Response:
         """Answer urllib's opener: over an idle connection, or a new one."""
         idle = self._take_idle()
-        if idle is not None:
-            try:
-                return self._exchange(idle, request)
-            except APIConnectionError as error:
-                if not error.retryable:
-                    raise  # else it was closed while it was idle, or just now
+        try:
+            return self._exchange(idle or _Connection(request.clock), request)
+        except APIConnectionError as error:
+            if idle is None or not error.retryable:
+                raise  # else the idle one had been closed, or just was
         return self._exchange(_Connection(request.clock), request)
 
     https_open = http_open

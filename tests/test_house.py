@@ -38,7 +38,7 @@ GRAPH["__init__"] = set(GRAPH)
 CORE = sorted(GRAPH)
 # The budgets are 400 lines a module and 1,800 for the core. These are over them, and may only
 # shrink: lower a number with the module, and take it out once the budget is met.
-OVER = {"client": 680, "schema": 652, "transport": 537, "core": 2760}
+OVER = {"client": 680, "schema": 652, "transport": 536, "core": 2759}
 NETWORK = {"urllib", "http", "ssl", "socket", "_ssl", "_socket", "socketserver", "select",
            "selectors", "asyncio"}
 MAY_SERVE = {"proxy": {"http"}, "testing": {"http"}}

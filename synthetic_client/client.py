@@ -35,7 +35,8 @@ from .wire import JSONObject, WireObject, read_list
 if TYPE_CHECKING:
     import ssl
     from typing_extensions import Unpack
-    from .transport import Response, Transport
+    from .http1 import Response
+    from .transport import Transport
 
 MAX_RESPONSE_BYTES = 64 * 1024 * 1024
 _MAX_ERROR_BYTES = 1024 * 1024
@@ -188,8 +189,7 @@ class SyntheticClient:
         Every meter is None for a pay-as-you-go key.
         """
         check_params(options, CallOptions)
-        read = partial(self._read_as, Quotas, "")
-        return self._ask("GET", "/v2/quotas", None, options, read)
+        return self._ask("GET", "/v2/quotas", None, options, partial(self._read_as, Quotas, ""))
 
     def search(self, query: str, **options: "Unpack[CallOptions]") -> List[SearchResult]:
         """Search the web for `query` through the service, which keeps nothing of it."""
@@ -318,8 +318,8 @@ class SyntheticClient:
             time.sleep(wait)
 
     def _request_headers(self, extra: Optional[Mapping[str, str]]) -> Dict[str, str]:
-        headers = make_headers(
-            self._api_key, self._headers, read_headers("extra_headers", extra))
+        extra = read_headers("extra_headers", extra)
+        headers = make_headers(self._api_key, self._headers, extra)
         if self._refuses_keys and any(name in headers for name in SECRET_HEADERS):
             raise ConfigurationError(
                 "base_url is plain http://, where anyone on the way can read the key; use "

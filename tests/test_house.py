@@ -32,15 +32,16 @@ GRAPH = {
     "request": {"schema", "wire", "errors"},
     "sse": {"errors"},
     "retry": {"errors"},
-    "transport": {"errors", "retry"},
+    "http1": {"errors"},
+    "transport": {"errors", "retry", "http1"},
     "stream": {"sse", "schema", "wire", "errors"},
-    "client": {"stream", "transport", "retry", "request", "schema", "wire", "errors"},
+    "client": {"stream", "transport", "http1", "retry", "request", "schema", "wire", "errors"},
 }
 GRAPH["__init__"] = set(GRAPH)
 CORE = sorted(GRAPH)
-# The budgets are 400 lines a module and 1,800 for the core. These are over them, and may only
-# shrink: lower a number with the module, and take it out once the budget is met.
-OVER = {"transport": 654, "core": 2901}
+# The budget of the core is 1,800 lines. It is over that, and may only shrink: lower the number
+# with the code.
+CORE_LINES = 2783
 NETWORK = {"urllib", "http", "ssl", "socket", "_ssl", "_socket", "socketserver", "select",
            "selectors", "asyncio"}
 MAY_SERVE = {"proxy": {"http"}, "testing": {"http"}}
@@ -126,7 +127,7 @@ class Layout(unittest.TestCase):
                         self.assertIn(target, GRAPH[name], "%s imports %s" % (name, target))
                     seen.add(target)
         self.assertLessEqual({"errors", "wire", "schema", "request", "sse", "retry",
-                              "transport", "stream"}, seen)
+                              "http1", "transport", "stream"}, seen)
 
     def test_network_modules(self):
         """Only transport knows urllib, http, ssl and sockets."""
@@ -153,12 +154,12 @@ class Layout(unittest.TestCase):
             lines = text.count("\n")
             core += lines if name in CORE else 0
             with self.subTest(name):
-                self.assertLessEqual(lines, OVER.get(name, 400 if name in CORE else 330))
+                self.assertLessEqual(lines, 400 if name in CORE else 330)
             for function in functions(tree):
                 lengths.append(body_lines(function))
                 with self.subTest(name, function=function.name):
                     self.assertLessEqual(lengths[-1], 40)
-        self.assertLessEqual(core, OVER["core"])
+        self.assertLessEqual(core, CORE_LINES)
         self.assertLessEqual(statistics.median(lengths), 10)
 
     def test_lines(self):

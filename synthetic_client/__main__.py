@@ -23,7 +23,7 @@ from decimal import Decimal
 from functools import partial
 from typing import Any, Callable, Iterable, List, Optional, Sequence, TextIO, Tuple
 
-if not __package__:  # the folder was run, or a zipapp made of it
+if __name__ == "__main__" and not __package__:  # the folder was run, or a zipapp made of it
     _package: Any = types.ModuleType("synthetic_client")
     _package.__path__, sys.modules[_package.__name__] = [os.path.dirname(__file__)], _package
     _package.__version__ = importlib.import_module("synthetic_client.__init__").__version__
@@ -45,7 +45,9 @@ _PLACEHOLDERS = {str: "TEXT", bool: "true|false", int: "INT", float: "NUMBER"}  
 
 def main(argv: Optional[Sequence[str]] = None) -> None:
     """Run one command, with `argv` or the program's own arguments, and raise SystemExit."""
-    for stream in (sys.stdin, sys.stdout):
+    for name in ("stdin", "stdout", "stderr"):
+        stream = getattr(sys, name) or io.StringIO()  # None where it is closed
+        setattr(sys, name, stream)
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
     try:
@@ -100,7 +102,6 @@ def _make_parser() -> argparse.ArgumentParser:
 
 def _add_request(parser: argparse.ArgumentParser, run: Any, of: Any) -> None:
     """Add a flag for each parameter; `run` gets a client, and the parameters that were given."""
-
     def call(arguments: argparse.Namespace) -> None:
         given = vars(arguments)
         client = SyntheticClient(base_url=given["base_url"], model=given.get("model"))
@@ -125,20 +126,19 @@ def _read_value(name: str, kinds: Tuple[type, ...], text: str) -> Any:
         value = json.loads(text)
         check_type(name, value, kinds)
         return value
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, RecursionError):
         raise argparse.ArgumentTypeError(
-            f"should be {describe(kinds)}, as JSON has it, not {text!r}") from None
+            f"should be {describe(kinds)}, as JSON has it, not {text[:60]!r}") from None
 
 
 def _chat(client: SyntheticClient, params: JSONObject, arguments: argparse.Namespace) -> None:
     system = [{"role": "system", "content": arguments.system}]
     messages: List[Any] = system if arguments.system else []
     answer = partial(_answer, client, params, arguments)
-    stdin = sys.stdin or io.StringIO()
-    if stdin.isatty() and sys.stdout.isatty() and not (arguments.prompt or arguments.json):
+    if sys.stdin.isatty() and sys.stdout.isatty() and not (arguments.prompt or arguments.json):
         _print_aside(f"Talking with {client.model}: Ctrl-C stops an answer, Ctrl-D ends.\n")
         return _converse(answer, messages)
-    texts = [arguments.prompt or "", "" if stdin.isatty() else stdin.read()]
+    texts = [arguments.prompt or "", "" if sys.stdin.isatty() else sys.stdin.read()]
     prompt = "\n\n".join(text for text in texts if text.strip())
     if not prompt:
         raise ConfigurationError("no prompt; give one as the argument or on stdin")

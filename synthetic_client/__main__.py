@@ -218,7 +218,7 @@ def _models(client: SyntheticClient, options: JSONObject, arguments: argparse.Na
         can = "".join(name[:1] if name in able else "-" for name in known)
         _print(row.format(model.id or "?", model.context_length or "?", *prices,
                           "?" if model.supported_features is None else can))
-    _print(f"\n$: for a million tokens. CAN: {', '.join(known)}.\n")
+    _print(f"\n$: for a million tokens. CAN, in this order:\n{', '.join(known) or 'nothing'}\n")
 
 
 def _quotas(client: SyntheticClient, options: JSONObject, arguments: argparse.Namespace) -> None:
@@ -260,7 +260,7 @@ def _demo(arguments: argparse.Namespace) -> None:
     shown = contextlib.redirect_stdout(sys.stderr if arguments.json else sys.stdout)
     with shown, MockServer() as server, server.client(model=_MODEL, max_retries=0) as client:
         server.reply("A ball of ice and dust on its way around the sun.")
-        server.reply("It points away from the sun, which blows it there.", stream_delay=0.1)
+        server.reply("It points away from the sun, which blows it there.", stream_delay=0.05)
         server.fail(429, {"error": "Slow down."})
         _print(f"{server.base_url} plays the service: no key, no network.\n")
         for method, question in (("chat", "What is a comet?"), ("stream_chat", "And its tail?"),

@@ -310,8 +310,9 @@ def _quotas() -> JSONObject:
         "subscription": {"limit": 500, "requests": 0, "renewsAt": tomorrow},
         "search": {"hourly": {"limit": 250, "requests": 3, "renewsAt": later}},
         "freeToolCalls": {"limit": 0, "requests": 0, "renewsAt": tomorrow},
-        "weeklyTokenLimit": {"nextRegenAt": later, "percentRemaining": 75.5, "maxCredits": "$24.00",
-                             "remainingCredits": "$18.12", "nextRegenCredits": "$0.48"},
+        "weeklyTokenLimit": {
+            "nextRegenAt": later, "percentRemaining": 75.5, "maxCredits": "$24.00",
+            "remainingCredits": "$18.12", "nextRegenCredits": "$0.48"},
         "rollingFiveHourLimit": {"nextTickAt": soon, "tickPercent": 0.05, "remaining": 498.9,
                                  "max": 500, "limited": False}}
 

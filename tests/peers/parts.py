@@ -172,14 +172,15 @@ class Llama:
 class Lockstep(Server):
     """An upstream that sends each piece of a stream only when `taken` says that the last came.
 
-    So a stream that ends well was handed over piece by piece on all its way.
+    So a stream that ends well was handed over piece by piece on all its way; `waits` is False
+    where that is not asked for.
     """
 
     PIECES = 5
 
     def __init__(self, **options):
         super().__init__(self.respond, **options)
-        self.taken = threading.Event()
+        self.taken, self.waits = threading.Event(), True
 
     def respond(self, conn):
         if not conn.json.get("stream"):
@@ -187,7 +188,7 @@ class Lockstep(Server):
         conn.start_sse()
         for number in range(self.PIECES):
             conn.event(chunk(str(number)))
-            if not conn.wait(self.taken):
+            if self.waits and not conn.wait(self.taken):
                 return conn.close()
             self.taken.clear()
         conn.event(chunk(finish_reason="stop"))

@@ -64,12 +64,15 @@ def environment(**variables):
         os.environ.update(before)
 
 
-def folder(test):
-    """Return the path of a new folder that anyone may read, removed when the test class ends."""
+@contextlib.contextmanager
+def folder():
+    """Make a folder that anyone may read, for a while."""
     path = tempfile.mkdtemp()
-    test.addClassCleanup(shutil.rmtree, path)
-    os.chmod(path, 0o755)
-    return path
+    try:
+        os.chmod(path, 0o755)
+        yield path
+    finally:
+        shutil.rmtree(path)
 
 
 def write(*path_and_text):

@@ -52,7 +52,7 @@ class Proxied:
 
     @classmethod
     def setUpClass(cls):
-        cls.folder, cls.port = parts.folder(cls), parts.free_port()
+        cls.folder, cls.port = parts.start(cls, parts.folder()), parts.free_port()
         parts.start(cls, parts.Program(*cls.command(), port=cls.port))
         cls.url = "http://user:%s@127.0.0.1:%d" % (PASSWORD, cls.port)
 

@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: MIT
+"""`python3 -m tests.peers [MODULE ...]` runs these tests and writes what they found to RESULTS.md.
+
+With `--soak MINUTES` the soak takes so long. What is missing fails, as in CI.
+"""
+import argparse
+import datetime
+import importlib
+import os
+import platform
+import sys
+import unittest
+
+from . import results
+
+FOLDER = os.path.dirname(os.path.abspath(__file__))
+
+
+def main():
+    parser = argparse.ArgumentParser(prog="python3 -m tests.peers")
+    parser.add_argument("module", nargs="*", help="such as test_nginx; else all of them")
+    parser.add_argument("--soak", metavar="MINUTES", type=float, default=1.0)
+    arguments = parser.parse_args()
+    os.environ.update(CI="true", SOAK_MINUTES=str(arguments.soak))
+    names = arguments.module or sorted(
+        name[:-3] for name in os.listdir(FOLDER) if name.startswith("test_"))
+    modules = [importlib.import_module("tests.peers." + name) for name in names]
+    suite = unittest.TestSuite(map(unittest.defaultTestLoader.loadTestsFromModule, modules))
+    outcome = unittest.TextTestRunner(verbosity=2).run(suite)
+    if outcome.wasSuccessful() and not arguments.module:
+        write(outcome.testsRun)
+    sys.exit(not outcome.wasSuccessful())
+
+
+def write(count):
+    today = datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d")
+    head = (
+        "# What was found with real parts\n\n"
+        "Written by `python3 -m tests.peers` on %s: %d tests passed, on Python %s, %s, %d cores.\n"
+        % (today, count, platform.python_version(), platform.platform(terse=True),
+           os.cpu_count()))
+    with open(os.path.join(FOLDER, "RESULTS.md"), "w", encoding="utf-8") as file:
+        file.write(head + "\n" + results.versions() + "\n" + results.markdown())
+
+
+if __name__ == "__main__":
+    main()

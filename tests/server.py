@@ -276,7 +276,7 @@ class Conn:
 class Server:
     """See the module's docstring."""
 
-    def __init__(self, answers=None, connect=None, tls=None):
+    def __init__(self, answers=None, connect=None, tls=None, host="127.0.0.1"):
         answers = answer() if answers is None else answers
         self.answers = answers if isinstance(answers, list) else [answers]
         self.connect, self.tls = connect, tls
@@ -286,10 +286,10 @@ class Server:
         self.waited, self.open, self.threads = [], [], []
         self.lock = threading.Lock()
         self.listener = socket.socket()
-        self.listener.bind(("127.0.0.1", 0))
+        self.listener.bind((host, 0))
         self.listener.listen(64)
-        self.port = self.listener.getsockname()[1]
-        self.origin = "%s://127.0.0.1:%d" % ("https" if tls else "http", self.port)
+        self.host, self.port = self.listener.getsockname()
+        self.origin = "%s://%s:%d" % ("https" if tls else "http", host, self.port)
         self.base_url = self.origin + "/v1"
         if tls:
             self.tls_context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -334,7 +334,7 @@ class Server:
         """Wake every thread, end every connection, and wait until nothing is left."""
         self.stopping.set()
         try:  # wakes accept(): closing a listener does not, on Linux
-            socket.create_connection(("127.0.0.1", self.port), 1).close()
+            socket.create_connection((self.host, self.port), 1).close()
         except OSError:
             pass
         self.threads[0].join(LIMIT)

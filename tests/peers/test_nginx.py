@@ -204,7 +204,7 @@ class Gate(unittest.TestCase):
             self.assertNotIn(KEY, json.dumps(caught.exception.body))
 
     def test_trust(self):
-        """Without the private CA nothing is sent; SSL_CERT_FILE or ca_file or a context mends it."""
+        """Without the private CA nothing is sent; SSL_CERT_FILE, ca_file or a context mend it."""
         with self.assertRaisesRegex(sc.APIConnectionError, "not trusted.*ca_file=.*SSL_CERT_FILE"):
             self.client("steps/v1", ca_file=None).chat("hi")
         with parts.environment(SSL_CERT_FILE=gateway.ca_file):

@@ -10,7 +10,7 @@ import urllib.request
 
 from .. import synthetic_client as sc
 from . import parts, results
-from .others import Other
+from .others import PAUSE, Other
 
 MODEL, KEY = "hf:test/model", "llmock-key"
 TOOLS = [{"type": "function", "function": {"name": "get_weather", "parameters": {
@@ -37,7 +37,7 @@ class Llmock:
         port = parts.free_port()
         self.origin = "http://127.0.0.1:%d" % port
         self.program = parts.Program("llmock", "serve", "-h", "127.0.0.1", "-p", str(port),
-                                     "--stream-chunk-delay-ms", "20",  # or it is done before we stop
+                                     "--stream-chunk-delay-ms", "20",  # else it is done first
                                      port=port).__enter__()
 
     def admin(self, path, body=None):
@@ -73,6 +73,7 @@ def we(again=False, stream=False, timeout=10.0, **params):
                 found = {"error": type(error).__name__, "said": str(error), "exception": error}
                 if again:
                     again = False
+                    time.sleep(PAUSE)
                     continue
                 return found
             choice = reply.choices[0]

@@ -52,7 +52,7 @@ def read(answer, streamed):
     """Return what is compared of an answer of openai's shape, put together if it is a stream."""
     found = {"text": "", "finish_reason": None, "usage": None, "calls": []}
     for part in answer if streamed else [answer]:
-        for choice in part.choices[:1]:
+        for choice in [choice for choice in part.choices if not choice.index]:
             piece = choice.delta if streamed else choice.message
             found["text"] += piece.content or ""
             found["finish_reason"] = choice.finish_reason or found["finish_reason"]

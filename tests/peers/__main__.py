@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: MIT
 """`python3 -m tests.peers [MODULE ...]` runs these tests and writes what they found to RESULTS.md.
 
-With `--soak MINUTES` the soak takes so long. What is missing fails, as in CI.
+`--soak` and `--fuzz` are for the long forms of these two. A part that is missing fails, as in CI,
+whose environment has all of them: `.ci/run` says how they are installed. mitmdump is on PATH.
 """
 import argparse
 import datetime
@@ -20,8 +21,10 @@ def main():
     parser = argparse.ArgumentParser(prog="python3 -m tests.peers")
     parser.add_argument("module", nargs="*", help="such as test_nginx; else all of them")
     parser.add_argument("--soak", metavar="MINUTES", type=float, default=1.0)
+    parser.add_argument("--fuzz", metavar="SECONDS", type=int, default=8, help="for each target")
     arguments = parser.parse_args()
-    os.environ.update(CI="true", SOAK_MINUTES=str(arguments.soak))
+    os.environ.update(
+        CI="true", SOAK_MINUTES=str(arguments.soak), FUZZ_SECONDS=str(arguments.fuzz))
     names = arguments.module or sorted(
         name[:-3] for name in os.listdir(FOLDER) if name.startswith("test_"))
     modules = [importlib.import_module("tests.peers." + name) for name in names]

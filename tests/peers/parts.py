@@ -36,7 +36,7 @@ def need(commands="", modules=""):
     missing += [name for name in modules.split() if importlib.util.find_spec(name) is None]
     if not missing:
         return
-    message = "not installed: %s (.ci/run installs them)" % ", ".join(missing)
+    message = "not installed: %s (.ci/run installs them)" % ", ".join(dict.fromkeys(missing))
     if os.environ.get("CI") == "true":
         raise AssertionError(message)
     raise unittest.SkipTest(message)

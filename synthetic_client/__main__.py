@@ -88,6 +88,8 @@ def _make_parser() -> argparse.ArgumentParser:
     _add_request(chat, ChatParams)
     _add_request(add(_models, "models", "", "list the models and their prices"), CallOptions)
     _add_request(add(_quotas, "quotas", "", "show what is left of your plan"), CallOptions)
+    add_batch = importlib.import_module(".batch_file", __package__).add_command
+    _add_request(add_batch(add, _request), ChatParams)
     add(_demo, "demo", "", "show a chat, a stream and an error, with no key and no network")
     return parser
 

@@ -16,8 +16,8 @@ import time
 from datetime import datetime, timezone
 from functools import partial
 from typing import (
-    TYPE_CHECKING, Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple,
-    Type, TypeVar, Union
+    TYPE_CHECKING, Any, Callable, Dict, Generator, Iterable, List, Mapping, NamedTuple, Optional,
+    Sequence, Tuple, Type, TypeVar, Union
 )
 
 from . import retry
@@ -26,15 +26,16 @@ from .errors import (
     parse_body, quote, scrub, status_error
 )
 from .schema import (
-    CallOptions, ChatCompletion, ChatParams, EmbeddingParams, EmbeddingResponse, Headers,
-    JSONObject, Message, Meta, Model, ModelList, Quotas, SearchResult, SearchResults, WireObject,
-    check_params, check_type, describe, parameters
+    CallOptions, ChatCompletion, ChatParams, ChatResult, EmbeddingParams, EmbeddingResponse,
+    Headers, JSONObject, Message, Meta, Model, ModelList, Quotas, SearchResult, SearchResults,
+    WireObject, check_params, check_type, describe, parameters
 )
 from .sse import ServerSentEvent
 from .stream import ChatStream
 
 if TYPE_CHECKING:
     import ssl
+    from concurrent.futures import Executor
     from typing_extensions import Unpack
     from .transport import Response, Transport
 
@@ -178,6 +179,41 @@ class SyntheticClient:
         """
         payload = {**self._payload(messages, model, params), "stream": True}
         return self._ask("POST", "chat/completions", payload, params, self._read_stream)
+
+    @_documented
+    def chat_many(
+        self, requests: Iterable[Union[Messages, Mapping[str, Any]]], *,
+        model: Optional[str] = None, workers: int = 4, executor: "Optional[Executor]" = None,
+        **params: "Unpack[ChatParams]"
+    ) -> "Generator[ChatResult, None, None]":
+        """Ask for the answers to many requests, several at a time; begins with the first next().
+
+        Every request gives one result, in order, and none stops the others. After a 429 fewer
+        are sent at a time, and it is asked again. A 429 that says to come back in more than 60 s
+        ends that: what is left fails with the same error, unsent; so leave the loop there if the
+        requests have no end. close(), or dropping the iterator, stops it: nothing is sent after.
+
+        Args:
+            requests: any iterable, endless too, of which at most twice `workers` are taken
+                ahead. Each is what `chat` takes as messages, or a dict of its arguments.
+            model: for requests that name none; else the client's.
+            workers: how many may be in flight at a time, 1 or more.
+            executor: where to make them, such as a ProcessPoolExecutor; it is not shut down.
+                Else in threads.
+            {parameters}
+
+        A deadline counts for each attempt on its own. These too are for requests that lack them.
+
+        Returns:
+            An iterator of ChatResult: index, request, and completion or error.
+
+        Raises:
+            TypeError, ConfigurationError: an argument is wrong; nothing was sent.
+        """
+        from .batch import Run
+
+        self._check_open()
+        return iter(Run(self, requests, model, workers, executor, params))
 
     def models(self, **options: "Unpack[CallOptions]") -> List[Model]:
         """Return the models that the service offers now; needs no key.
@@ -331,8 +367,7 @@ class SyntheticClient:
     def _prepare(
         self, method: str, path: str, payload: Any, options: Mapping[str, Any]
     ) -> "_Call":
-        if self._closed:
-            raise RuntimeError("this client is closed; make another one")
+        self._check_open()
         headers = self._request_headers(options, payload is not None)
         self._check_plain_http(headers)
         if self._is_synthetic and "authorization" not in headers and path.strip("/") != "models":
@@ -357,6 +392,10 @@ class SyntheticClient:
             (self._api_key or "", *self._transport().secrets),
             chosen if isinstance(chosen, int) else 1,
         )
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise RuntimeError("this client is closed; make another one")
 
     def _send(self, call: "_Call") -> "Tuple[Response, int]":
         """Make the attempts; return the first answer with the status 2xx, and their number."""

@@ -14,6 +14,7 @@ import time
 
 STREAMS = {"stream": 2000, "short": 200, "huge": 50100, "first": 10}     # name: pieces of text
 FIRST_PAUSE = 0.005     # seconds between the first chunk of "first" and the rest
+LATENCY = 0.02          # seconds before the answer of "late", else that of "call"
 FRAME = 65536           # bytes in one frame of the chunked coding
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: %s\r\n%s\r\n\r\n"
@@ -59,7 +60,8 @@ def frames(body):
 def render():
     """Return every answer as the list of its writes, by name."""
     body = completion()
-    answers = {b"call": [HEAD % (b"application/json", b"Content-Length: %d" % len(body)) + body]}
+    call = HEAD % (b"application/json", b"Content-Length: %d" % len(body)) + body
+    answers = {b"call": [call], b"late": [b"", call]}
     head = HEAD % (b"text/event-stream; charset=utf-8", b"Transfer-Encoding: chunked")
     usage = b"data: " + dump([], object="chat.completion.chunk", usage=USAGE) + b"\n\n"
     for name, count in STREAMS.items():
@@ -89,10 +91,11 @@ def serve(connection, answers):
             while len(received) < length:
                 received += connection.recv(65536)
             received = received[length:]
-            first, *rest = answers[head.split(b"/", 2)[1]]
+            name = head.split(b"/", 2)[1]
+            first, *rest = answers[name]
             connection.sendall(first)
             for write in rest:
-                time.sleep(FIRST_PAUSE)
+                time.sleep(LATENCY if name == b"late" else FIRST_PAUSE)
                 connection.sendall(write)
 
 
@@ -101,7 +104,7 @@ def main():
     answers = render()
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
-    listener.listen(64)
+    listener.listen(128)
 
     def accept():
         while True:

@@ -1,0 +1,243 @@
+# SPDX-License-Identifier: MIT
+"""The batch command: a file of requests in, a file of results out, as OpenAI's Batch API has them.
+
+Strategy: the requests are read twice, first to check each line and then, one by one, to be asked.
+Results are appended as they come, each on disk before it is counted. So the file of results says
+what is left to do: a run that was killed is only run again. The results are put in order before
+that, by a copy that takes the file's place at once; at no moment does a finished line hang by it.
+"""
+
+import json
+import os
+import shutil
+import sys
+import time
+from collections import Counter
+from typing import Any, Counter as Counts, Dict, Iterable, Iterator, List, Optional, Set, Tuple
+
+from .batch import Run
+from .client import SyntheticClient
+from .errors import APIStatusError, ConfigurationError
+from .schema import (
+    CallOptions, ChatParams, ChatResult, JSONObject, check_params, check_type, parameters
+)
+
+_QUIET = 15.0  # seconds between two lines of progress where stderr is no terminal
+_MOST = 20  # wrong lines, or reasons of failures, that are told
+
+
+def add_command(add: Any, read_arguments: Any) -> Any:
+    """Add `batch` to the command line, by what that has for each command; return its parser."""
+    def run(arguments: Any) -> int:
+        return answer_file(arguments, *read_arguments(arguments, ChatParams))
+
+    parser = add(run, "batch", "IN.jsonl OUT.jsonl ",
+                 "answer a file of requests; run again, it goes on where it stopped")
+    parser.add_argument("input", metavar="IN.jsonl", help="requests, as for OpenAI's Batch API")
+    parser.add_argument("output", metavar="OUT.jsonl", help="results; those finished are kept")
+    parser.add_argument("--workers", metavar="N", type=int, default=4, help="at a time; else 4")
+    return parser
+
+
+def answer_file(arguments: Any, client: SyntheticClient, params: JSONObject) -> int:
+    """Ask for what a file of requests still lacks, and return the exit code."""
+    path = os.path.realpath(arguments.output)
+    names = _check(arguments.input)
+    finished, failed = _read_results(path)
+    left = [name for name in names if name not in finished]
+    requests = _read_requests(arguments.input, set(left), params.get("extra_body"))
+    run = Run(client, requests, None, arguments.workers, None, params, in_order=False)
+    report = _Report(len(names), len(names) - len(left))
+    _replace(path, finished.values())
+    ended: Optional[BaseException] = None
+    with open(path, "ab") as file:
+        try:
+            for result in run:
+                name, ended = left[result.index], run.ended
+                if isinstance(result.error, ConfigurationError) and report.is_new:
+                    raise result.error  # such as a missing key: it is not about one request
+                if ended is None or result.error is not ended:
+                    _write(file, [_result_line(name, result)])
+                    failed.pop(name, None)
+                    report.count(result)
+        except KeyboardInterrupt as error:
+            ended = error
+        finally:
+            _write(file, failed.values())  # of an earlier run, and not asked again after all
+    _sort(path, names)
+    return report.finish(ended, arguments.json)
+
+
+def _write(file: Any, lines: Iterable[bytes]) -> None:
+    file.writelines(lines)
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _lines(path: str) -> Iterator[Tuple[int, bytes]]:
+    with open(path, "rb") as file:
+        yield from ((number, line) for number, line in enumerate(file, 1) if line.strip())
+
+
+def _check(path: str) -> List[str]:
+    """Return the custom_ids of a file of requests, in order; refuse it if any line is wrong."""
+    if not os.path.isfile(path):
+        raise ConfigurationError(f"{path} is no file; it is read twice, so it cannot be a pipe")
+    found: Dict[str, int] = {}
+    wrong = []
+    for number, line in _lines(path):
+        try:
+            name, _ = _read_request(line)
+            if found.setdefault(name, number) != number:
+                raise ValueError(f"custom_id {name!r} is that of line {found[name]} too")
+        except (ValueError, TypeError, RecursionError) as error:
+            wrong.append(f"\n{path}:{number}: {error}")
+    if wrong:
+        raise ConfigurationError(
+            f"{len(wrong)} wrong lines; nothing was sent{''.join(wrong[:_MOST])}")
+    return list(found)
+
+
+def _read_requests(
+    path: str, wanted: Set[str], extra: Optional[JSONObject]
+) -> Iterator[JSONObject]:
+    for _, line in _lines(path):
+        name, request = _read_request(line)
+        if name in wanted:
+            yield {**request, "extra_body": {**(extra or {}), **request["extra_body"]}}
+
+
+def _read_request(line: bytes) -> Tuple[str, JSONObject]:
+    """Return the custom_id of a line, and the arguments of `chat`; ValueError or TypeError."""
+    data = json.loads(line.decode("utf-8-sig"))
+    check_type("the line", data, (dict,))
+    for key, kind in (("custom_id", str), ("method", str), ("url", str), ("body", dict)):
+        check_type(key, data.get(key), (kind,))
+    if data["method"] != "POST" or not data["url"].endswith("/chat/completions"):
+        raise ValueError("what can be asked is POST /v1/chat/completions")
+    body = dict(data["body"])
+    if body.pop("stream", None):
+        raise ValueError("body may not ask for a stream")
+    messages, model = body.pop("messages", None), body.pop("model", None)
+    check_type("messages", messages, (list,))
+    check_type("model", model, (str, type(None)))
+    if not messages or not all(isinstance(item, dict) and item.get("role") for item in messages):
+        raise ValueError("messages should be a list of objects, each with a role")
+    known = parameters(ChatParams).keys() - parameters(CallOptions).keys()
+    check_params({key: body[key] for key in known & body.keys()}, ChatParams)
+    return data["custom_id"], {"messages": messages, "model": model, "extra_body": body}
+
+
+def _read_results(path: str) -> Tuple[Dict[str, bytes], Dict[str, bytes]]:
+    """Return the lines of what is finished and of what failed, by custom_id.
+
+    A last line that was torn, by a kill or a full disk, is left out.
+    """
+    finished: Dict[str, bytes] = {}
+    failed: Dict[str, bytes] = {}
+    for number, line in _lines(path) if os.path.exists(path) else ():
+        try:
+            data = json.loads(line.decode("utf-8"))
+            name, response = data["custom_id"], data["response"] or {}
+            check_type("custom_id", name, (str,))
+            is_finished = data["error"] is None and response.get("status_code") == 200
+            (finished if is_finished else failed)[name] = line.rstrip() + b"\n"
+        except (AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
+            if line.endswith(b"\n") or number == 1 and not line.startswith(b"{"):
+                raise ConfigurationError(
+                    f"{path}:{number}: this is no result; name another file") from error
+    return finished, {name: line for name, line in failed.items() if name not in finished}
+
+
+def _sort(path: str, names: Iterable[str]) -> None:
+    """Bring the results into the order of the requests, those of other requests behind them."""
+    finished, failed = _read_results(path)
+    found = {**finished, **failed}
+    _replace(path, [found.pop(name) for name in names if name in found] + [*found.values()])
+
+
+def _replace(path: str, lines: Iterable[bytes]) -> None:
+    """Make these lines the file, at one moment, unless they are it already."""
+    if os.path.exists(path):
+        with open(path, "rb") as file:
+            if file.readlines() == list(lines):
+                return
+        with open(path + ".tmp", "wb") as copy:
+            shutil.copymode(path, copy.name)
+            _write(copy, lines)
+        os.replace(copy.name, path)
+
+
+def _result_line(name: str, result: ChatResult) -> bytes:
+    """Return a line of results; its error is null where all went well, and never otherwise."""
+    answer, error, response, fault = result.completion, result.error, None, None
+    if answer is not None:
+        response = {"status_code": answer.meta.status, "request_id": answer.meta.request_id,
+                    "body": answer.to_dict()}
+    if isinstance(error, APIStatusError):
+        response = {"status_code": error.status_code, "request_id": error.request_id,
+                    "body": error.body}
+    if error is not None:
+        fault = {"code": type(error).__name__, "message": str(error)}
+    line = {"id": f"batch_req_{os.urandom(12).hex()}", "custom_id": name,
+            "response": response, "error": fault}
+    return json.dumps(line).encode("ascii") + b"\n"
+
+
+class _Report:
+    """Counts results, and says how far they are: on a terminal in one line, else now and then."""
+
+    def __init__(self, total: int, before: int) -> None:
+        self._total, self._before, self._done, self._failed = total, before, before, 0
+        self._tokens: Counts[str] = Counter(prompt_tokens=0, completion_tokens=0)
+        self._reasons: Counts[str] = Counter()
+        self._begun = self._told = time.monotonic()
+        self._width = sys.stderr.isatty() and shutil.get_terminal_size().columns - 1
+
+    @property
+    def is_new(self) -> bool:
+        """Say whether nothing has been counted yet."""
+        return self._done + self._failed == self._before
+
+    def count(self, result: ChatResult) -> None:
+        """Take note of a result that is on disk."""
+        if result.completion is None:
+            self._failed += 1
+            self._reasons[f"{type(result.error).__name__}: {result.error}"] += 1
+        else:
+            self._done += 1
+            for key in self._tokens:
+                number = getattr(result.completion.usage, key, None)
+                self._tokens[key] += number if isinstance(number, int) else 0
+        if time.monotonic() - self._told > (0.2 if self._width else _QUIET):
+            self._told = time.monotonic()
+            line = self._line().ljust(self._width)
+            sys.stderr.write(f"\r{line[:self._width]}" if self._width else f"{line}\n")
+            sys.stderr.flush()
+
+    def _line(self) -> str:
+        asked, seconds = self._done + self._failed - self._before, time.monotonic() - self._begun
+        rate, left = asked / max(seconds, 0.001), self._total - self._done - self._failed
+        rest = f", {left / rate / 60:.1f} min left" if left and rate else f" in {seconds:.1f} s"
+        return (f"{self._done} of {self._total} done, {self._failed} failed, {rate:.1f}/s, "
+                f"{sum(self._tokens.values())} tokens{rest}")
+
+    def finish(self, ended: Optional[BaseException], as_json: bool) -> int:
+        """Print the summary; return the exit code."""
+        reason = None if ended is None else str(ended) or "interrupted"
+        if self._width:
+            sys.stderr.write(f"\r{' ' * self._width}\r")
+        if as_json:
+            print(json.dumps({
+                "total": self._total, "done": self._done, "done_before": self._before,
+                "failed": self._failed, "seconds": round(time.monotonic() - self._begun, 3),
+                **self._tokens, "failures": dict(self._reasons), "ended": reason}, indent=2))
+        else:
+            print(self._line())
+            for text, count in self._reasons.most_common(_MOST):
+                print(f"{count} x {text}")
+            if reason:
+                print(f"ended early: {reason}")
+        if isinstance(ended, KeyboardInterrupt):
+            return 130
+        return 0 if self._done == self._total else 1

@@ -8,6 +8,7 @@ next result: so one place knows when to ask again, and one, `_Pace`, how many ma
 """
 
 import heapq
+import os
 import queue
 import threading
 import time
@@ -28,9 +29,12 @@ _MOST_ANSWERS = 256
 
 
 def _ask(
-    client: SyntheticClient, arguments: JSONObject
+    client: SyntheticClient, arguments: JSONObject, ticket: bytes
 ) -> Tuple[Optional[ChatCompletion], Optional[Exception]]:
-    """Make one attempt; an error is returned, since some executors log what is raised."""
+    """Make one attempt; an error is returned, since some executors log what is raised.
+
+    The ticket makes each call another one: Dask gives equal calls one result.
+    """
     try:
         return client.chat(**arguments), None
     except Exception as error:
@@ -39,6 +43,8 @@ def _ask(
 
 class _Threads(Executor):
     """As a ThreadPoolExecutor, but of daemon threads: none holds up the program's end."""
+
+    is_shut = False  # by a 429: no call is begun until the run has seen it
 
     def __init__(self, most: int) -> None:
         self._calls: Any = queue.SimpleQueue()
@@ -57,9 +63,13 @@ class _Threads(Executor):
 
     def _work(self) -> None:
         for future, function, *arguments in iter(self._calls.get, None):
+            if self.is_shut:
+                future.cancel()
             if future.set_running_or_notify_cancel():
                 try:
-                    future.set_result(function(*arguments))
+                    outcome = function(*arguments)
+                    self.is_shut = self.is_shut or isinstance(outcome[1], RateLimitError)
+                    future.set_result(outcome)
                 except BaseException as error:
                     future.set_exception(error)
         self._calls.put(None)  # for the next thread
@@ -126,8 +136,8 @@ class Run:
             raise ConfigurationError("workers should be 1 or more")
         self._client, self._requests = client, iter(requests)
         self._defaults = {"model": model, "max_retries": None, **params}
-        self._own = executor is None  # then it may be stopped, and is never short of a thread
-        self._executor: Executor = _Threads(workers) if executor is None else executor
+        self._threads = _Threads(workers) if executor is None else None
+        self._executor: Any = executor or self._threads
         self._in_order = in_order
         self._pace, self._workers = _Pace(workers), workers
         self._running: "Dict[Future[Any], _Job]" = {}
@@ -154,8 +164,8 @@ class Run:
         finally:  # nothing more is sent; what is in flight ends by itself
             for future in list(self._running):
                 future.cancel()
-            if self._own:
-                self._executor.shutdown()
+            if self._threads:
+                self._threads.shutdown()
 
     def _next_job(self) -> Optional[_Job]:
         """Return the job to send now, None where none may be; any, once the run has ended."""
@@ -171,8 +181,8 @@ class Run:
         return None
 
     def _is_full(self) -> bool:
-        """Say whether no more may be sent; full threads have their next calls at hand."""
-        is_free = self._own and self._pace.limit == self._workers
+        """Say whether no more may be sent; without a limit, threads have the next at hand."""
+        is_free = self._threads and self._pace.limit == self._workers
         return len(self._running) >= (2 * self._workers if is_free else self._pace.limit)
 
     def _send(self, job: _Job) -> None:
@@ -180,8 +190,8 @@ class Run:
         if self.ended:
             return self._finish(job, self.ended)
         try:
-            arguments = self._read(job)
-            future = self._executor.submit(_ask, self._client, arguments)
+            arguments, ticket = self._read(job), os.urandom(16)
+            future = self._executor.submit(_ask, self._client, arguments, ticket)
         except Exception as error:  # it is malformed, or the executor does not take it
             return self._finish(job, error)
         job.attempts, job.round = job.attempts + 1, self._pace.round
@@ -212,11 +222,12 @@ class Run:
             pass
 
     def _take_in(self, future: "Future[Any]") -> None:
-        job, wait = self._running.pop(future, None), None
-        if job is None:  # it was called back
-            return
+        job, wait, error = self._running.pop(future), None, None
         try:
-            job.result.completion, error = future.result()
+            if future.cancelled():
+                job.attempts, wait = job.attempts - 1, 0.0
+            else:
+                job.result.completion, error = future.result()
         except Exception as raised:  # by the executor
             error = raised
         if job.result.completion is not None:
@@ -244,7 +255,10 @@ class Run:
             job.failures += 1
             return wait_before_retry(error, job.failures, job.max_retries)
         self._pace.refused(job.round)
-        self._call_back()
+        if self._threads:
+            for other in self._running:
+                other.cancel()  # what has not begun waits here, where the new limit holds
+            self._threads.is_shut = False
         seconds = error.retry_after or 0.0
         if not self._running:
             self._refusals += 1
@@ -255,11 +269,3 @@ class Run:
             return None
         self._resume_at = max(self._resume_at, time.monotonic() + seconds)
         return seconds
-
-    def _call_back(self) -> None:
-        """Let what the threads have not begun wait here, where the new limit holds."""
-        for future, job in list(self._running.items()) if self._own else ():
-            if future.cancel():
-                del self._running[future]
-                job.attempts -= 1
-                heapq.heappush(self._waiting, (0.0, job.result.index, job))

@@ -22,7 +22,7 @@ from .schema import (
     CallOptions, ChatParams, ChatResult, JSONObject, check_params, check_type, parameters
 )
 
-_QUIET = 15.0  # seconds between two lines of progress where stderr is no terminal
+_SECONDS = (15.0, 0.2)  # between two lines of progress, where stderr is no terminal and on one
 _MOST = 20  # wrong lines, or reasons of failures, that are told
 
 
@@ -113,6 +113,8 @@ def _read_request(line: bytes) -> Tuple[str, JSONObject]:
     check_type("the line", data, (dict,))
     for key, kind in (("custom_id", str), ("method", str), ("url", str), ("body", dict)):
         check_type(key, data.get(key), (kind,))
+    if not data["custom_id"]:
+        raise ValueError("custom_id is empty")
     if data["method"] != "POST" or not data["url"].endswith("/chat/completions"):
         raise ValueError("what can be asked is POST /v1/chat/completions")
     body = dict(data["body"])
@@ -143,7 +145,8 @@ def _read_results(path: str) -> Tuple[Dict[str, bytes], Dict[str, bytes]]:
             is_finished = data["error"] is None and response.get("status_code") == 200
             (finished if is_finished else failed)[name] = line.rstrip() + b"\n"
         except (AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
-            if line.endswith(b"\n") or number == 1 and not line.startswith(b"{"):
+            is_torn = isinstance(error, ValueError) and not line.endswith(b"\n")
+            if not is_torn or number == 1 and not line.startswith(b"{"):
                 raise ConfigurationError(
                     f"{path}:{number}: this is no result; name another file") from error
     return finished, {name: line for name, line in failed.items() if name not in finished}
@@ -209,7 +212,7 @@ class _Report:
             for key in self._tokens:
                 number = getattr(result.completion.usage, key, None)
                 self._tokens[key] += number if isinstance(number, int) else 0
-        if time.monotonic() - self._told > (0.2 if self._width else _QUIET):
+        if time.monotonic() - self._told > _SECONDS[bool(self._width)]:
             self._told = time.monotonic()
             line = self._line().ljust(self._width)
             sys.stderr.write(f"\r{line[:self._width]}" if self._width else f"{line}\n")

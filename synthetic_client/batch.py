@@ -263,7 +263,7 @@ class Run:
         if not self._running:
             self._refusals += 1
             seconds = max(seconds, _PAUSE * self._refusals)
-        if seconds > LONGEST_WAIT or self._refusals > _REFUSALS:
+        if seconds > LONGEST_WAIT or self._refusals >= _REFUSALS:
             self.ended = error
         if self.ended or wait_before_retry(error, 1, 1) is None:
             return None

@@ -260,7 +260,7 @@ class Run:
                 other.cancel()  # what has not begun waits here, where the new limit holds
             self._threads.is_shut = False
         seconds = error.retry_after or 0.0
-        if not self._running:
+        if all(other.cancelled() for other in self._running):
             self._refusals += 1
             seconds = max(seconds, _PAUSE * self._refusals)
         if seconds > LONGEST_WAIT or self._refusals >= _REFUSALS:

@@ -109,7 +109,7 @@ def _read_requests(
 
 def _read_request(line: bytes) -> Tuple[str, JSONObject]:
     """Return the custom_id of a line, and the arguments of `chat`; ValueError or TypeError."""
-    data = json.loads(line.decode("utf-8-sig"))
+    data = json.loads(line.decode("utf-8-sig"), parse_constant=_refuse)
     check_type("the line", data, (dict,))
     for key, kind in (("custom_id", str), ("method", str), ("url", str), ("body", dict)):
         check_type(key, data.get(key), (kind,))
@@ -123,11 +123,16 @@ def _read_request(line: bytes) -> Tuple[str, JSONObject]:
     messages, model = body.pop("messages", None), body.pop("model", None)
     check_type("messages", messages, (list,))
     check_type("model", model, (str, type(None)))
-    if not messages or not all(isinstance(item, dict) and item.get("role") for item in messages):
+    roles = [item.get("role") if isinstance(item, dict) else None for item in messages]
+    if not roles or not all(role and isinstance(role, str) for role in roles):
         raise ValueError("messages should be a list of objects, each with a role")
     known = parameters(ChatParams).keys() - parameters(CallOptions).keys()
     check_params({key: body[key] for key in known & body.keys()}, ChatParams)
     return data["custom_id"], {"messages": messages, "model": model, "extra_body": body}
+
+
+def _refuse(constant: str) -> Any:
+    raise ValueError(f"{constant} is not JSON")
 
 
 def _read_results(path: str) -> Tuple[Dict[str, bytes], Dict[str, bytes]]:

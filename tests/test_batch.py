@@ -98,7 +98,7 @@ class Many(unittest.TestCase):
     def ask(self, handler, requests, **options):
         """Return the results, checked for their order, and the server."""
         with Server(handler) as server:
-            results = list(server.client(timeout=0.2, max_retries=2).chat_many(
+            results = list(server.client(timeout=0.3, max_retries=2).chat_many(
                 requests, **options))
         self.assertEqual([result.index for result in results], list(range(len(results))))
         for result in results:
@@ -184,10 +184,12 @@ class Many(unittest.TestCase):
         for limit, workers, count in ((1, 4, 60), (3, 16, 120)):
             with self.subTest(limit=limit):
                 handler = Limited(limit)
-                results, _ = self.ask(handler, map(str, range(count)), workers=workers)
+                results, server = self.ask(handler, map(str, range(count)), workers=workers)
                 self.assertEqual([result.completion and result.completion.text
                                   for result in results], [str(n) for n in range(count)])
-                self.assertLess(handler.refused, 2 * workers + count // 20)
+                attempts = sum(result.completion.meta.attempts for result in results)
+                self.assertEqual(attempts, len(server.requests))
+                self.assertLess(handler.refused, 3 * workers + count // 20)
                 self.assertEqual(handler.most, limit)
 
     def test_pace(self):
@@ -269,7 +271,19 @@ class Many(unittest.TestCase):
         """A service that only refuses, and says no time, ends the run after a while."""
         results, server = self.ask(Limited(0), map(str, range(50)), workers=4)
         self.assertEqual({type(result.error) for result in results}, {sc.RateLimitError})
-        self.assertLess(len(server.requests), 30)
+        self.assertLess(len(server.requests), 40)
+
+    def test_refused_now_and_then(self):
+        """Refusals end a run by their number in a row, not by that of all of them."""
+        turns = itertools.count()
+
+        def handler(conn):
+            if next(turns) % 4 == 3:
+                return echo(conn)
+            return conn.send_json({"error": "busy"}, 429)
+
+        results, _ = self.ask(handler, map(str, range(10)), workers=1)
+        self.assertEqual([result.error for result in results], [None] * 10)
 
     def test_final_refusal(self):
         """A 429 that the server says not to repeat fails its own request and no other."""
@@ -304,7 +318,7 @@ class Many(unittest.TestCase):
             next(results)
             begun, count = time.monotonic(), len(taken)
             results.close()
-            self.assertLess(time.monotonic() - begun, 0.2)
+            self.assertLess(time.monotonic() - begun, 1)
             self.assertEqual(list(results), [])
             time.sleep(0.05)
             sent = len(server.requests)
@@ -339,7 +353,7 @@ class Many(unittest.TestCase):
                 self.assertIsNone(result.error)
             del result
             peaks.append(memory()[0] - start)
-        self.assertLess(peaks[2], peaks[1] + 9000)
+        self.assertLess(peaks[2], peaks[1] + 50000)
 
     def test_executor(self):
         """The caller's executor makes the requests, no more than `workers`, and lives on."""
@@ -425,6 +439,7 @@ class Files(FileCase):
         wrong = [b"{\n", b"3\n", b"\xff\n", {}, line(""), line(3), line("a", stream=True),
                  dict(line("b"), method="GET"), dict(line("c"), url="/v1/embeddings"),
                  dict(line("d"), body=None), line("e", messages=[]), line("f", messages=["x"]),
+                 line("f", messages=[{"role": 3}]), line("f", top_p=float("nan")),
                  line("g", temperature="hot"), line("h", model=3), line("same")]
         self.write(self.source, [line("same"), b"\n"] + wrong)
         code, printed, said = self.run_batch()
@@ -497,9 +512,22 @@ class Files(FileCase):
                                            "body": {"error": "no such b"}})
         self.assertEqual(bad["error"]["code"], "BadRequestError")
         self.assertEqual((lost["response"], lost["error"]["code"]), (None, "APIConnectionError"))
+        self.assertEqual(self.run_batch(script=[answer(402, {"error": "no money"})])[0], 1)
+        self.assertEqual([item["error"] and item["error"]["code"] for item in self.read()],
+                         [None, "PaymentRequiredError", "PaymentRequiredError", None])
         self.assertEqual(self.run_batch()[0], 0)
         self.assertEqual([item["error"] for item in self.read()], [None] * 4)
         self.assertEqual(len(self.requests), 2)
+
+    def test_one_refused_here(self):
+        """A request that the client itself refuses is a failure, unless nothing else went well."""
+        names = line("a"), line("b", model="synthetic/")
+        self.write(self.source, names)
+        code, printed, _ = self.run_batch("--workers", "1")
+        self.assertEqual((code, len(self.requests)), (1, 1))
+        self.assertIn("\n1 x ConfigurationError: no model is named", printed)
+        self.write(self.source, names[1:])
+        self.assertIn("no model is named", self.wrong("batch", self.source, self.target + "2"))
 
     def test_used_up(self):
         """A quota that renews hours later ends the run with the reason; the rest stays to do."""
@@ -616,10 +644,12 @@ class Killed(FileCase):
 
     def test_interrupted(self):
         """Ctrl-C ends it at once with exit 130, a summary, and what had come in the file."""
-        with Server(lambda conn: stall(conn) if said(conn) == "c" else echo(conn)) as server:
+        with Server(lambda conn: stall(conn) if said(conn) == "a" else echo(conn)) as server:
             self.write(self.source, [line(name) for name in "abc"])
             process = self.start(server, "--json")
-            while len(self.finished()) < 2:
+            begun = time.monotonic()
+            while len(self.finished()) < 2:  # the others do not wait for the first
+                self.assertLess(time.monotonic() - begun, 8)
                 time.sleep(0.01)
             begun = time.monotonic()
             process.send_signal(signal.SIGINT)

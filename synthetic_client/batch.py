@@ -128,16 +128,18 @@ class Run:
         if isinstance(requests, (str, bytes, Mapping)) or not hasattr(requests, "__iter__"):
             kind = type(requests).__name__
             raise TypeError(f"requests should be a list or an iterator of requests, not {kind}")
+        if executor is not None and not hasattr(executor, "submit"):
+            kind = type(executor).__name__
+            raise TypeError(f"executor should be one as in concurrent.futures, not {kind}")
         check_type("model", model, (str, type(None)))
         check_type("workers", workers, (int,))
-        check_type("executor", executor, (Executor, type(None)))
         check_params(params, ChatParams)
         if workers < 1:
             raise ConfigurationError("workers should be 1 or more")
         self._client, self._requests = client, iter(requests)
         self._defaults = {"model": model, "max_retries": None, **params}
         self._threads = _Threads(workers) if executor is None else None
-        self._executor: Any = executor or self._threads
+        self._executor: Any = self._threads if executor is None else executor
         self._in_order = in_order
         self._pace, self._workers = _Pace(workers), workers
         self._running: "Dict[Future[Any], _Job]" = {}
@@ -264,7 +266,7 @@ class Run:
             self._refusals += 1
             seconds = max(seconds, _PAUSE * self._refusals)
         if seconds > LONGEST_WAIT or self._refusals >= _REFUSALS:
-            self.ended = error
+            self.ended = self.ended or error
         if self.ended or wait_before_retry(error, 1, 1) is None:
             return None
         self._resume_at = max(self._resume_at, time.monotonic() + seconds)

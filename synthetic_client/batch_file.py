@@ -17,7 +17,7 @@ from typing import Any, Counter as Counts, Dict, Iterable, Iterator, List, Optio
 
 from .batch import Run
 from .client import SyntheticClient
-from .errors import APIStatusError, ConfigurationError
+from .errors import APIStatusError, ConfigurationError, RateLimitError
 from .schema import (
     CallOptions, ChatParams, ChatResult, JSONObject, check_params, check_type, parameters
 )
@@ -56,7 +56,7 @@ def answer_file(arguments: Any, client: SyntheticClient, params: JSONObject) -> 
                 name, ended = left[result.index], run.ended
                 if isinstance(result.error, ConfigurationError) and report.is_new:
                     raise result.error  # such as a missing key: it is not about one request
-                if ended is None or result.error is not ended:
+                if ended is None or not isinstance(result.error, RateLimitError):
                     _write(file, [_result_line(name, result)])
                     failed.pop(name, None)
                     report.count(result)

@@ -536,13 +536,15 @@ class Files(FileCase):
 
         self.write(self.source, [line(name) for name in "abcdefgh"])
         old = dict(result("h"), response=None, error={"code": "old", "message": "old"})
-        self.write(self.target, [old])
-        code, printed, _ = self.run_batch("--workers", "1", script=[handler])
-        self.assertEqual((code, len(self.requests)), (1, 2))
-        self.assertIn("ended early: HTTP 429: x.", printed)
-        self.assertIn("renews in", printed)
-        self.assertEqual([item["custom_id"] for item in self.read()], ["a", "h"])
-        self.assertEqual(self.read()[1], old)
+        for workers in ("1", "4"):
+            self.write(self.target, [old])
+            code, printed, _ = self.run_batch("--workers", workers, script=[handler])
+            self.assertEqual(code, 1)
+            self.assertLessEqual(len(self.requests), 2 * int(workers))
+            self.assertRegex(printed, r"^1 of 8 done, 0 failed, .*\nended early: HTTP 429: x\. ")
+            self.assertIn("renews in", printed)
+            self.assertEqual([item["custom_id"] for item in self.read()], ["a", "h"])
+            self.assertEqual(self.read()[1], old)
 
     def test_unstable(self):
         """On a server that limits and breaks, every id is answered once, whatever it takes."""
@@ -651,6 +653,7 @@ class Killed(FileCase):
             while len(self.finished()) < 2:  # the others do not wait for the first
                 self.assertLess(time.monotonic() - begun, 8)
                 time.sleep(0.01)
+            time.sleep(0.1)  # what is on disk is counted only then
             begun = time.monotonic()
             process.send_signal(signal.SIGINT)
             self.assertEqual(process.wait(5), 130)

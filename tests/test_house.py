@@ -339,6 +339,8 @@ class Fresh(unittest.TestCase):
             "def f():\n    stream = " + ask + "    next(stream)\nf()\n"
             "class A: pass\na = A(); a.me = a; a.stream = " + ask + "next(a.stream)\n"
             "del client, a\n",
+            "many = [{'messages': 'hi'}] + [{'messages': 'hi', 'user': 'endless'}] * 9\n"
+            "results = client.chat_many(many)\nnext(results)\n",
         ])
 
     def test_vendored(self):

@@ -3,8 +3,8 @@
 
 Strategy: the requests are read twice, first to check each line and then, one by one, to be asked.
 Results are appended as they come, each on disk before it is counted. So the file of results says
-what is left to do: a run that was killed is only run again. The results are put in order before
-that, by a copy that takes the file's place at once; at no moment does a finished line hang by it.
+what is left to do, and a run that was killed is only run again. What changes that file otherwise,
+to take out what failed before and to sort it in the end, is a copy that takes its place at once.
 """
 
 import json
@@ -13,7 +13,9 @@ import shutil
 import sys
 import time
 from collections import Counter
-from typing import Any, Counter as Counts, Dict, Iterable, Iterator, List, Optional, Set, Tuple
+from typing import (
+    IO, Any, Counter as Counts, Dict, Iterable, Iterator, List, Optional, Set, Tuple
+)
 
 from .batch import Run
 from .client import SyntheticClient
@@ -43,14 +45,15 @@ def answer_file(arguments: Any, client: SyntheticClient, params: JSONObject) -> 
     """Ask for what a file of requests still lacks, and return the exit code."""
     path = os.path.realpath(arguments.output)
     names = _check(arguments.input)
-    finished, failed = _read_results(path)
+    with _open(path):
+        finished, failed = _read_results(path)
     left = [name for name in names if name not in finished]
     requests = _read_requests(arguments.input, set(left), params.get("extra_body"))
     run = Run(client, requests, None, arguments.workers, None, params, in_order=False)
     report = _Report(len(names), len(names) - len(left))
-    _replace(path, finished.values())
     ended: Optional[BaseException] = None
-    with open(path, "ab") as file:
+    _replace(path, finished.values())
+    with _open(path) as file:
         try:
             for result in run:
                 name, ended = left[result.index], run.ended
@@ -68,7 +71,22 @@ def answer_file(arguments: Any, client: SyntheticClient, params: JSONObject) -> 
     return report.finish(ended, arguments.json)
 
 
-def _write(file: Any, lines: Iterable[bytes]) -> None:
+def _open(path: str) -> IO[bytes]:
+    """Open results to be added to, by one run at a time where the system can see to that."""
+    file = open(path, "ab")
+    try:
+        import fcntl
+
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        raise ConfigurationError(f"another run is writing {path}; wait for its end") from None
+    except (ImportError, OSError):
+        pass  # Windows; or a file system that knows no locks
+    return file
+
+
+def _write(file: IO[bytes], lines: Iterable[bytes]) -> None:
     file.writelines(lines)
     file.flush()
     os.fsync(file.fileno())
@@ -142,7 +160,7 @@ def _read_results(path: str) -> Tuple[Dict[str, bytes], Dict[str, bytes]]:
     """
     finished: Dict[str, bytes] = {}
     failed: Dict[str, bytes] = {}
-    for number, line in _lines(path) if os.path.exists(path) else ():
+    for number, line in _lines(path):
         try:
             data = json.loads(line.decode("utf-8"))
             name, response = data["custom_id"], data["response"] or {}
@@ -166,14 +184,13 @@ def _sort(path: str, names: Iterable[str]) -> None:
 
 def _replace(path: str, lines: Iterable[bytes]) -> None:
     """Make these lines the file, at one moment, unless they are it already."""
-    if os.path.exists(path):
-        with open(path, "rb") as file:
-            if file.readlines() == list(lines):
-                return
-        with open(path + ".tmp", "wb") as copy:
-            shutil.copymode(path, copy.name)
-            _write(copy, lines)
-        os.replace(copy.name, path)
+    with open(path, "rb") as file:
+        if file.readlines() == list(lines):
+            return
+    with open(path + ".tmp", "wb") as copy:
+        shutil.copymode(path, copy.name)
+        _write(copy, lines)
+    os.replace(copy.name, path)
 
 
 def _result_line(name: str, result: ChatResult) -> bytes:

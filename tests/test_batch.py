@@ -235,8 +235,7 @@ class Many(unittest.TestCase):
                     self.assertEqual((result.error.attempts, handler.seen[result.request]), (1, 1))
 
     def test_retries(self):
-        """max_retries is how often a failure is asked again: the request's, the call's, else ours.
-        """
+        """max_retries is the request's own, else the call's, else the client's."""
         requests = ["client", {"messages": "own", "max_retries": 0}]
         for options, attempts in (({}, [3, 1]), ({"max_retries": 1}, [2, 1])):
             results, _ = self.ask([answer(500, {"error": "x"})], requests, workers=1, **options)
@@ -450,15 +449,17 @@ class Files(FileCase):
         self.assertFalse(os.path.exists(self.target))
 
     def test_wrong_usage(self):
-        """A missing file, a wrong number of workers and a missing key are exit 2."""
+        """A missing file, no workers or a missing key are exit 2, and nothing is lost."""
         self.assertIn("no file", self.wrong("batch", self.source, self.target))
         self.write(self.source, [line("a")])
+        old = dict(result("a"), error={"code": "old", "message": "old"})
+        self.write(self.target, [old])
         self.wrong("batch", self.source, self.target, "--workers", "0")
         self.wrong("batch", self.source, os.path.join(self.target, "x"))
         self.assertIn("API key", self.wrong(
             "batch", self.source, self.target, "--base-url", "https://api.synthetic.new/v1",
             SYNTHETIC_API_KEY=""))
-        self.assertEqual(self.read(), [])
+        self.assertEqual(self.read(), [old])
 
     def test_strange_target(self):
         """A file that does not hold results is refused, and stays as it is."""
@@ -469,6 +470,18 @@ class Files(FileCase):
             self.assertIn(self.target, self.wrong("batch", self.source, self.target))
             with open(self.target, "rb") as file:
                 self.assertEqual(file.read(), content)
+
+    def test_two_at_once(self):
+        """While one run writes the results, another is refused."""
+        try:
+            import fcntl
+        except ImportError:
+            self.skipTest("this system has no locks")
+        self.write(self.source, [line("a")])
+        with open(self.target, "ab") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            self.assertIn("another run", self.wrong("batch", self.source, self.target))
+        self.assertEqual(self.run_batch()[0], 0)
 
     def test_resumed(self):
         """Finished requests are not made again; a torn line is, as is what failed before."""

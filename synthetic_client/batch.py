@@ -8,6 +8,7 @@ next result: so one place knows when to ask again, and one, `_Pace`, how many ma
 """
 
 import heapq
+import logging
 import os
 import queue
 import threading
@@ -22,6 +23,7 @@ from .schema import (
     ChatCompletion, ChatParams, ChatResult, JSONObject, check_params, check_type
 )
 
+_log = logging.getLogger("synthetic_client")
 _REFUSALS = 10  # 429s in a row, each with nothing else in flight, that end a run
 _PAUSE = 0.5  # seconds after the first of them; twice as many after the second...
 _ANSWERS = 32  # before one more than was refused is tried; doubled by each such try that fails
@@ -242,6 +244,9 @@ class Run:
         if wait is None:
             self._finish(job, error)
         else:
+            if error is not None:
+                _log.info("request %d again in %.2f s: %s", job.result.index, wait,
+                          type(error).__name__)
             heapq.heappush(self._waiting, (time.monotonic() + wait, job.result.index, job))
 
     def _finish(self, job: _Job, error: Optional[Exception]) -> None:

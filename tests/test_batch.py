@@ -238,8 +238,11 @@ class Many(unittest.TestCase):
         """max_retries is the request's own, else the call's, else the client's."""
         requests = ["client", {"messages": "own", "max_retries": 0}]
         for options, attempts in (({}, [3, 1]), ({"max_retries": 1}, [2, 1])):
-            results, _ = self.ask([answer(500, {"error": "x"})], requests, workers=1, **options)
+            with self.assertLogs("synthetic_client", "INFO") as logs:
+                results, _ = self.ask(
+                    [answer(500, {"error": "x"})], requests, workers=1, **options)
             self.assertEqual([result.error.attempts for result in results], attempts)
+            self.assertEqual(len(logs.records), sum(attempts) - 2)
 
     def test_near_retry_after(self):
         """A wait that the server asks for is waited out by all, and then the request is made."""

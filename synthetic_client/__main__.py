@@ -31,6 +31,7 @@ if __name__ == "__main__" and not __package__:  # the folder was run, or a zipap
 from .client import SyntheticClient
 from .errors import ConfigurationError, SyntheticError
 from .request import CallOptions, ChatParams, check_type, describe, parameters
+from .retry import describe_wait
 from .schema import Pricing, RollingFiveHourLimit, WeeklyTokenLimit
 from .wire import JSONObject
 
@@ -241,13 +242,8 @@ def _quotas(client: SyntheticClient, options: JSONObject, arguments: argparse.Na
         bar = "#" * round(share * _BAR) + "-" * _BAR
         _print(bar[:_BAR], colour="32" if share > 0.25 else "33")
         said = f"{sign}{left:.10g} of {sign}{limit:.10g} left"
-        _print(f"] {said:20} renews in {_until(then)}\n" if then else f"] {said}\n")
-
-
-def _until(then: datetime) -> str:
-    minutes = max(0, int((then - datetime.now(timezone.utc)).total_seconds()) // 60 + 1)
-    parts = [(minutes // 1440, "d"), (minutes // 60 % 24, "h"), (minutes % 60, "min")]
-    return " ".join([f"{count} {unit}" for count, unit in parts if count][:2]) or "0 min"
+        seconds = (then - datetime.now(timezone.utc)).total_seconds() if then else 0
+        _print(f"] {said:20} renews in {describe_wait(seconds)}\n" if then else f"] {said}\n")
 
 
 def _demo(arguments: argparse.Namespace) -> None:

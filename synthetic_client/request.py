@@ -224,9 +224,7 @@ def is_loopback(origin: str) -> bool:
 def _read_model(name: Optional[str]) -> str:
     """Return the model's id, without LiteLLM's route."""
     check_type("model", name, (str, type(None)))
-    name = (name or "").strip()
-    if name.startswith("synthetic/"):
-        name = name[len("synthetic/"):]
+    name = re.sub("^synthetic/", "", (name or "").strip())
     if not name:
         raise ConfigurationError(
             "no model is named; give model= or set SYNTHETIC_MODEL, such as syn:large:text"
@@ -238,9 +236,8 @@ def make_headers(key: Optional[str], *others: Mapping[str, str]) -> Dict[str, st
     """Return a request's headers; of `others`, the later go over the earlier and over ours."""
     from . import __version__
 
-    python = "{}.{}".format(*sys.version_info)
     headers = {
-        "user-agent": f"synthetic-client/{__version__} Python/{python}",
+        "user-agent": "synthetic-client/{} Python/{}.{}".format(__version__, *sys.version_info),
         "accept": "application/json, text/event-stream",
         "accept-encoding": "gzip, deflate",
     }

@@ -107,18 +107,23 @@ def add_headers(error: APIStatusError, meta: Any) -> None:
         name, left = spent
         said = f" Your {name} is used up"
         if left is not None:
-            hours, minutes = divmod(int(left) // 60 + 1, 60)
-            said += f"; it renews in {hours} h {minutes} min"
+            said += f"; it renews in {describe_wait(left)}"
             wait = left if wait is None or left > LONGEST_WAIT else wait
         error.args = (f"{error}{said}.",)
     error.retry_after = wait
 
 
+def describe_wait(seconds: float) -> str:
+    """Return a time in its two largest units, such as "3 d 4 h" or "12 min"."""
+    minutes = max(0, int(seconds)) // 60 + 1
+    parts = [(minutes // 1440, "d"), (minutes // 60 % 24, "h"), (minutes % 60, "min")]
+    return " ".join([f"{count} {unit}" for count, unit in parts if count][:2])
+
+
 def used_up_quota(quotas: Any, now: datetime) -> Optional[Tuple[str, Optional[float]]]:
     """Return the name of a quota that is used up and the seconds until it renews.
 
-    `quotas` is a schema.Quotas; of several that are used up, the one that renews last. The
-    meters that count are in https://dev.synthetic.new (Synthetic's page on quotas).
+    Of several, the one that renews last; https://dev.synthetic.new says which meters count.
     """
     empty = []
     rolling, weekly = quotas.rolling_five_hour_limit, quotas.weekly_token_limit

@@ -10,13 +10,14 @@
 
 from typing import TYPE_CHECKING, Any, Optional, Union, overload
 
-from .client import Messages, SyntheticClient, _documented
+from .client import SyntheticClient
 from .errors import (
     APIConnectionError, APIStatusError, APITimeoutError, AuthenticationError, BadRequestError,
     ConfigurationError, ConflictError, ContextWindowExceededError, InternalServerError,
     NotFoundError, PaymentRequiredError, PermissionDeniedError, RateLimitError, ResponseError,
     StreamInterruptedError, SyntheticError, UnprocessableEntityError
 )
+from .request import Messages, documented as _documented
 from .schema import (
     ChatCompletion, ChatCompletionChunk, ChatResult, Choice, ChunkChoice, Delta, Embedding,
     EmbeddingResponse, FunctionCall, Message, Meta, Model, Pricing, QuotaMeter, Quotas,
@@ -27,7 +28,7 @@ from .stream import ChatStream
 
 if TYPE_CHECKING:
     from typing_extensions import Literal, Unpack
-    from .schema import CompletionParams
+    from .request import CompletionParams
 
 __version__ = "0.1.0"
 

@@ -1,49 +1,52 @@
 # SPDX-License-Identifier: MIT
 """The command line: python -m synthetic_client COMMAND.
 
-Strategy: each command is a function from its arguments to an exit code, and imports what it alone
-needs when it runs. Results go to stdout, all else to stderr. `main` makes one line and an exit
-code of every error. The flags of a request come from the one list of its parameters.
+Strategy: each command is a function, and imports what it alone needs when it runs. Results go to
+stdout, all else to stderr. `main` makes one line and an exit code of every error. The flags of a
+request come from the one list of its parameters.
 """
 
 import argparse
+import contextlib
 import importlib
 import io
+import itertools
 import json
 import os
-import re
 import sys
+import textwrap
 import types
 from collections import abc
 from datetime import datetime, timezone
 from decimal import Decimal
 from functools import partial
-from typing import Any, List, Optional, Sequence, TextIO, Tuple
+from typing import Any, Callable, Iterable, List, Optional, Sequence, TextIO, Tuple
 
 if __name__ == "__main__" and not __package__:  # the folder was run, or a zipapp made of it
-    _package = sys.modules["synthetic_client"] = types.ModuleType("synthetic_client")
-    _package.__path__ = [os.path.dirname(__file__)]
-    _names = vars(importlib.import_module("synthetic_client.__init__"))
-    vars(_package).update((name, _names[name]) for name in _names.keys() - vars(_package).keys())
+    _package: Any = types.ModuleType("synthetic_client")
+    _package.__path__, sys.modules[_package.__name__] = [os.path.dirname(__file__)], _package
+    _package.__version__ = importlib.import_module("synthetic_client.__init__").__version__
     importlib.import_module("synthetic_client.__main__").main()
 
 from .client import SyntheticClient
 from .errors import ConfigurationError, SyntheticError
-from .schema import (
-    CallOptions, ChatCompletion, ChatParams, JSONObject, Pricing, RollingFiveHourLimit,
-    WeeklyTokenLimit, check_type, describe, parameters
-)
-from .stream import ChatStream
+from .request import CallOptions, ChatParams, check_type, describe, parameters
+from .retry import describe_wait
+from .schema import Pricing, RollingFiveHourLimit, WeeklyTokenLimit
+from .wire import JSONObject
 
 _DONE, _FAILED, _WRONG, _INTERRUPTED = 0, 1, 2, 130
 _MODEL = "syn:large:text"
 _BAR = 16  # characters
-_CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+_CONTROLS = dict.fromkeys([*range(9), *range(11, 32), *range(127, 160)])
+_PLACEHOLDERS = {str: "TEXT", bool: "true|false", int: "INT", float: "NUMBER"}  # others: JSON
 
 
 def main(argv: Optional[Sequence[str]] = None) -> None:
     """Run one command, with `argv` or the program's own arguments, and raise SystemExit."""
-    for stream in (sys.stdin, sys.stdout):
+    for name in ("stdin", "stdout", "stderr"):
+        stream = getattr(sys, name) or io.StringIO()  # None where it is closed
+        setattr(sys, name, stream)
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
     try:
@@ -55,9 +58,11 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
         code = _DONE
     except KeyboardInterrupt:
         code = _INTERRUPTED
+        _print("\n" if sys.stderr.isatty() else "", sys.stderr)  # the shell's prompt comes next
     except (SyntheticError, TypeError, OSError) as error:
         failed = isinstance(error, SyntheticError) and not isinstance(error, ConfigurationError)
-        code = _complain(error, _FAILED if failed else _WRONG)
+        code = _FAILED if failed else _WRONG
+        _print(f"synthetic-client: {error}\n", sys.stderr)
     raise SystemExit(code)
 
 
@@ -68,43 +73,52 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _make_parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="synthetic-client", allow_abbrev=False,
-                     epilog="The key is read from SYNTHETIC_API_KEY.")
-    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    parser = _Parser(prog="synthetic-client", epilog="The key is read from SYNTHETIC_API_KEY.")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
-    def add(run: Any, name: str, usage: str, does: str) -> argparse.ArgumentParser:
+    def add(name: str, operands: str, does: str, run: Any = None) -> argparse.ArgumentParser:
         made = commands.add_parser(name, help=does, description=does, allow_abbrev=False,
-                                   usage=f"%(prog)s {usage}[OPTION]...")
+                                   usage=f"%(prog)s {operands}[OPTION]...")
         made.set_defaults(run=run)
         made.add_argument("--json", action="store_true", help="print JSON, for programs")
         return made
 
-    chat = add(_chat, "chat", "[PROMPT] ", "ask a model, or talk with it")
+    chat = add("chat", "[PROMPT] ", "ask a model, or talk with it")
     chat.add_argument("prompt", nargs="?", help="the question; stdin is put behind it; with "
                       "neither, in a terminal, a conversation begins")
     chat.add_argument("--system", metavar="TEXT", help="the system message")
     chat.add_argument("--no-stream", action="store_true", help="print the answer when it is whole")
     chat.add_argument("--reasoning", action="store_true", help="show the reasoning, on stderr")
-    _add_request(chat, ChatParams)
-    _add_request(add(_models, "models", "", "list the models and their prices"), CallOptions)
-    _add_request(add(_quotas, "quotas", "", "show what is left of your plan"), CallOptions)
-    add_batch = importlib.import_module(".batch_file", __package__).add_command
-    _add_request(add_batch(add, _request), ChatParams)
-    add(_demo, "demo", "", "show a chat, a stream and an error, with no key and no network")
+    batch = add("batch", "IN.jsonl OUT.jsonl ", "answer a file of requests; again, go on with it")
+    batch.add_argument("input", metavar="IN.jsonl", help="requests, as for OpenAI's Batch API")
+    batch.add_argument("output", metavar="OUT.jsonl", help="results; those finished are kept")
+    batch.add_argument("--workers", metavar="N", type=int, default=4, help="at a time; else 4")
+    for parser_of, run in ((chat, _chat), (batch, _batch)):
+        parser_of.add_argument("--model", metavar="ID", help="else %(default)s",
+                               default=os.environ.get("SYNTHETIC_MODEL") or _MODEL)
+        _add_request(parser_of, run, ChatParams)
+    _add_request(add("models", "", "list the models and their prices"), _models, CallOptions)
+    _add_request(add("quotas", "", "show what is left of your plan"), _quotas, CallOptions)
+    add("demo", "", "show a chat, a stream and an error, with no key and no network", _demo)
     return parser
 
 
-def _add_request(parser: argparse.ArgumentParser, of: Any) -> None:
-    """Add the flags of the client, and one for each parameter of the request."""
+def _add_request(parser: argparse.ArgumentParser, run: Any, of: Any) -> None:
+    """Add a flag for each parameter; `run` gets a client, and the parameters that were given."""
+    def call(arguments: argparse.Namespace) -> Any:
+        given = vars(arguments)
+        client = SyntheticClient(base_url=given["base_url"], model=given.get("model"))
+        params = {name: given[name] for name in parameters(of) if name in given}
+        return run(client, params, arguments)
+
+    parser.set_defaults(run=call)
     parser.add_argument("--base-url", metavar="URL", help="else $SYNTHETIC_BASE_URL, or Synthetic")
-    if of is ChatParams:
-        model = os.environ.get("SYNTHETIC_MODEL") or _MODEL
-        parser.add_argument("--model", metavar="ID", default=model, help=f"else {model}")
     for name, (kinds, meaning) in parameters(of).items():
         repeated = str in kinds and abc.Sequence in kinds
         parser.add_argument(
-            "--" + name.replace("_", "-"), metavar=describe(kinds).split()[-1].upper(),
-            type=partial(_read_value, name, kinds), action="append" if repeated else "store",
+            "--" + name.replace("_", "-"), type=partial(_read_value, name, kinds),
+            metavar=next((_PLACEHOLDERS[kind] for kind in _PLACEHOLDERS if kind in kinds), "JSON"),
+            action="append" if repeated else "store", default=argparse.SUPPRESS,
             help=meaning.replace("%", "%%") + "; may be repeated" * repeated)
 
 
@@ -116,95 +130,60 @@ def _read_value(name: str, kinds: Tuple[type, ...], text: str) -> Any:
         value = json.loads(text)
         check_type(name, value, kinds)
         return value
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, RecursionError):
         raise argparse.ArgumentTypeError(
-            f"should be {describe(kinds)}, as JSON has it, not {text!r}") from None
+            f"should be {describe(kinds)}, as JSON has it, not {text[:60]!r}") from None
 
 
-def _request(arguments: argparse.Namespace, of: Any) -> Tuple[SyntheticClient, JSONObject]:
-    """Return a client, and the parameters that were given."""
-    client = SyntheticClient(
-        base_url=arguments.base_url, model=getattr(arguments, "model", None))
-    given = {name: getattr(arguments, name) for name in parameters(of)}
-    return client, {name: value for name, value in given.items() if value is not None}
-
-
-def _chat(arguments: argparse.Namespace) -> None:
-    client, params = _request(arguments, ChatParams)
-    messages: List[Any] = []
-    if arguments.system:
-        messages.append({"role": "system", "content": arguments.system})
-    piped = None if sys.stdin is None or sys.stdin.isatty() else sys.stdin
-    if piped is None and sys.stdout.isatty() and not (arguments.prompt or arguments.json):
-        return _converse(client, messages, params, arguments.reasoning)
-    texts = [arguments.prompt or "", piped.read() if piped else ""]
+def _chat(client: SyntheticClient, params: JSONObject, arguments: argparse.Namespace) -> None:
+    system = [{"role": "system", "content": arguments.system}]
+    messages: List[Any] = system if arguments.system else []
+    answer = partial(_answer, client, params, arguments)
+    if sys.stdin.isatty() and sys.stdout.isatty() and not (arguments.prompt or arguments.json):
+        _print_aside(f"Talking with {client.model}: Ctrl-C stops an answer, Ctrl-D ends.\n")
+        return _converse(answer, messages)
+    texts = [arguments.prompt or "", "" if sys.stdin.isatty() else sys.stdin.read()]
     prompt = "\n\n".join(text for text in texts if text.strip())
     if not prompt:
         raise ConfigurationError("no prompt; give one as the argument or on stdin")
     messages.append({"role": "user", "content": prompt})
     if arguments.json:
-        _print_json(client.chat(messages, **params).to_dict())
-    elif arguments.no_stream or params.get("n", 1) > 1:
-        reply = client.chat(messages, **params)
-        for choice in reply.choices:
-            if arguments.reasoning:
-                _print_aside((choice.message.reasoning_content or "") + "\n")
-            _print((choice.message.content or "") + "\n")
-        _print_rest(reply)
-    else:
-        with client.stream_chat(messages, **params) as stream:
-            _print_stream(stream, arguments.reasoning)
+        return _print_json(client.chat(messages, **params).to_dict())
+    answer(messages)
 
 
-def _converse(
-    client: SyntheticClient, messages: List[Any], params: JSONObject, with_reasoning: bool
-) -> None:
+def _converse(answer: Callable[[List[Any]], None], messages: List[Any]) -> None:
     """Talk until Ctrl-D. Ctrl-C stops an answer; what had come of it stays in the history."""
-    try:
+    with contextlib.suppress(ImportError):  # as on Windows
         importlib.import_module("readline")  # gives input() arrow keys and a history
-    except ImportError:
-        pass  # as on Windows
-    _print_aside(f"Talking with {client.model}: Ctrl-C stops an answer, Ctrl-D ends.\n")
     while True:
-        stream, question = None, ""
         try:
             question = input("> ")
-            if not question.strip():
-                continue
-            messages.append({"role": "user", "content": question})
-            with client.stream_chat(messages, **params) as stream:
-                _print_stream(stream, with_reasoning)
+            if question.strip():
+                messages.append({"role": "user", "content": question})
+                answer(messages)
         except EOFError:
             return _print("\n")
         except KeyboardInterrupt:
-            _print("" if stream and stream.partial.text else "\n")
+            _print("\n")
         except SyntheticError as error:
-            _complain(error, _FAILED)
-        if stream and stream.partial.text:
-            messages.append(stream.partial.choices[0].message)
-        elif question:
+            _print(f"synthetic-client: {error}\n", sys.stderr)
+        if messages and messages[-1]["role"] == "user":  # nothing came: as if never asked
             messages.pop()
 
 
-def _print_stream(stream: ChatStream, with_reasoning: bool) -> None:
-    """Print the first choice's text as it comes, its reasoning dimmed on stderr."""
-    reasoning = text = ""
+def _answer(client: SyntheticClient, params: JSONObject, arguments: argparse.Namespace,
+            messages: List[Any]) -> None:
+    """Print the answer to the messages, and add it to them as far as it has come."""
+    whole = arguments.no_stream or params.get("n", 1) > 1
+    answer: Any = (client.chat if whole else client.stream_chat)(messages, **params)
     try:
-        for delta in (choice.delta for chunk in stream for choice in chunk.choices[:1]):
-            if with_reasoning and delta.reasoning_content:
-                reasoning = delta.reasoning_content
-                _print_aside(reasoning)
-            if delta.content:
-                _print_aside("\n" if reasoning and not reasoning.endswith("\n") else "")
-                reasoning, text = "", delta.content
-                _print(text)
+        for pieces in ([[choice.message] for choice in answer.choices] if whole else
+                       [(choice.delta for chunk in answer for choice in chunk.choices[:1])]):
+            _print_pieces(pieces, arguments.reasoning)
     finally:
-        _print("\n" if text and not text.endswith("\n") else "")
-    _print_rest(stream.completion())
-
-
-def _print_rest(reply: ChatCompletion) -> None:
-    """Print what is no text: the calls that the model asks for, and that it was cut short."""
+        reply = answer if whole else answer.partial
+        messages += [choice.message for choice in reply.choices[:1] if choice.message.content]
     for choice in reply.choices:
         for call in choice.message.tool_calls:
             _print(f"{call.function.name}({call.function.arguments})\n")
@@ -212,105 +191,108 @@ def _print_rest(reply: ChatCompletion) -> None:
             _print_aside("The answer reached the limit of tokens (--max-tokens).\n")
 
 
-def _models(arguments: argparse.Namespace) -> None:
-    client, options = _request(arguments, CallOptions)
+def _print_pieces(pieces: Iterable[Any], with_reasoning: bool) -> None:
+    """Print a message, or its deltas as they come; reasoning and text have their own lines."""
+    texts = ((put, text) for piece in pieces
+             for put, text in ((_print_aside, with_reasoning and piece.reasoning_content),
+                               (_print, piece.content)) if text)
+    for put, same in itertools.groupby(texts, lambda pair: pair[0]):
+        try:
+            for _, text in same:
+                put(text)
+        finally:
+            put("" if text.endswith("\n") else "\n")
+
+
+def _models(client: SyntheticClient, options: JSONObject, arguments: argparse.Namespace) -> None:
     models = client.models(**options)
     models.sort(key=lambda model: (not (model.id or "").startswith("syn:"), model.id or ""))
     if arguments.json:
         return _print_json([model.to_dict() for model in models])
-    rows = [("MODEL", "CONTEXT", "$ IN", "$ OUT", "CAN")]
-    for model in models:
-        can, prices = model.supported_features, model.pricing or Pricing()
-        rows.append((
-            model.id or "?", str(model.context_length or "?"), _per_million(prices.prompt),
-            _per_million(prices.completion),
-            "?" if can is None else "".join(sorted(name[:1] for name in can))))
-    width = min(max(len(row[0]) for row in rows), 50)
-    for name, context, price_in, price_out, letters in rows:
-        _print(f"{name:{width}} {context:>8} {price_in:>6} {price_out:>6}  {letters}\n")
-    features = {name for model in models for name in model.supported_features or ()}
-    _print("$: for a million tokens. CAN: the first letters of\n")
-    _print(", ".join(sorted(features)) + ".\n")
+    abilities = [{*(model.supported_features or ()), *(model.input_modalities or ())} - {"text"}
+                 for model in models]
+    known = sorted(set().union(*abilities))
+    width = max([len(model.id or "?") for model in models] + [5])
+    row = f"{{:{width}}} {{:>7}} {{:>5}} {{:>5}}  {{}}\n"
+    _print(row.format("MODEL", "CONTEXT", "$ IN", "$ OUT", "CAN"))
+    for model, able in zip(models, abilities):
+        pricing = model.pricing or Pricing()
+        prices = ["?" if price is None else f"{price * 1000000:.2f}"
+                  for price in (pricing.prompt, pricing.completion)]
+        can = "".join(name[:1] if name in able else "-" for name in known)
+        _print(row.format(model.id or "?", model.context_length or "?", *prices,
+                          "?" if model.supported_features is None else can))
+    _print(f"\n$: for a million tokens. CAN, in this order:\n{', '.join(known) or 'nothing'}\n")
 
 
-def _per_million(price: Optional[Decimal]) -> str:
-    return "?" if price is None else f"{price * 1000000:.2f}"
-
-
-def _quotas(arguments: argparse.Namespace) -> None:
-    client, options = _request(arguments, CallOptions)
+def _quotas(client: SyntheticClient, options: JSONObject, arguments: argparse.Namespace) -> None:
     quotas = client.quotas(**options)
     if arguments.json:
         return _print_json(quotas.to_dict())
     rolling = quotas.rolling_five_hour_limit or RollingFiveHourLimit()
     weekly = quotas.weekly_token_limit or WeeklyTokenLimit()
+    counts = [("subscription", quotas.subscription), ("free tool calls", quotas.free_tool_calls),
+              ("hourly searches", quotas.search and quotas.search.hourly)]
     meters: List[Any] = [
         ("five-hour requests", rolling.remaining, rolling.max, rolling.next_tick_at),
-        ("weekly credits, $", weekly.remaining_credits, weekly.max_credits, weekly.next_regen_at)]
-    for name, meter in (("subscription", quotas.subscription),
-                        ("hourly searches", quotas.search and quotas.search.hourly),
-                        ("free tool calls", quotas.free_tool_calls)):
-        if meter and meter.limit is not None:
-            meters.append(
-                (name, meter.limit - (meter.requests or 0), meter.limit, meter.renews_at))
+        ("weekly credits", weekly.remaining_credits, weekly.max_credits, weekly.next_regen_at),
+        *((name, (meter.limit or 0) - (meter.requests or 0), meter.limit, meter.renews_at)
+          for name, meter in counts if meter)]
     meters = [meter for meter in meters if None not in meter[1:3]]
     if not meters:
         _print("No quotas: this key has no subscription and pays as it goes.\n")
     for name, left, limit, then in meters:
-        share = min(max(float(left / limit), 0.0), 1.0) if limit else 0.0
-        filled = int(share * _BAR + 0.5)
+        share = float(left / limit) if limit else 0.0
+        sign = "$" if isinstance(limit, Decimal) else ""
         _print(f"{name:18} [")
-        _print("#" * filled, colour="32" if share > 0.25 else "33")
-        more = f", more {_until(then)}" if then and left < limit else ""
-        _print(f"{'-' * (_BAR - filled)}] {left:g} of {limit:g} left{more}\n")
+        bar = "#" * round(share * _BAR) + "-" * _BAR
+        _print(bar[:_BAR], colour="32" if share > 0.25 else "33")
+        said = f"{sign}{left:.10g} of {sign}{limit:.10g} left"
+        seconds = (then - datetime.now(timezone.utc)).total_seconds() if then else 0
+        _print(f"] {said:20} renews in {describe_wait(seconds)}\n" if then else f"] {said}\n")
 
 
-def _until(then: datetime) -> str:
-    minutes = max(0, int((then - datetime.now(timezone.utc)).total_seconds()) // 60 + 1)
-    parts = [(minutes // 1440, "d"), (minutes // 60 % 24, "h"), (minutes % 60, "min")]
-    return "in " + " ".join([f"{count} {unit}" for count, unit in parts if count][:2] or ["0 min"])
+def _batch(client: SyntheticClient, params: JSONObject, arguments: argparse.Namespace) -> int:
+    from .batch_file import answer_file
+
+    return answer_file(client, params, arguments)
 
 
 def _demo(arguments: argparse.Namespace) -> None:
     """Show the main uses, on a server within this program."""
-    import contextlib
-
     from .testing import MockServer
 
     shown = contextlib.redirect_stdout(sys.stderr if arguments.json else sys.stdout)
     with shown, MockServer() as server, server.client(model=_MODEL, max_retries=0) as client:
         server.reply("A ball of ice and dust on its way around the sun.")
-        server.reply("Away from the sun, which blows it there.", stream_delay=0.1)
+        server.reply("It points away from the sun.", stream_delay=0.05)
         server.fail(429, {"error": "Slow down."})
-        _print(f"{server.base_url} plays the service: no key, no network.\n\n"
-               '>>> client.chat("What is a comet?").text\n')
-        _print(client.chat("What is a comet?").text + "\n\n"
-               '>>> for text in client.stream_chat("Where does its tail point?").texts():\n'
-               '...     print(text, end="", flush=True)\n')
-        with client.stream_chat("Where does its tail point?") as stream:
-            _print_stream(stream, with_reasoning=False)
-        _print('\n>>> client.chat("And why?")\n')
-        try:
-            client.chat("And why?")
-        except SyntheticError as error:
-            _print(f"{type(error).__name__}: {error}\n\nWhat was sent, by POST {server.base_url}"
-                   "/chat/completions:\n")
-    sent = [request.json for request in server.requests]
+        _print(f"{server.base_url} plays the service: no key, no network.\n")
+        for method, question in (("chat", "What is a comet?"), ("stream_chat", "And its tail?"),
+                                 ("chat", "And its colour?")):
+            _print(f'\n>>> client.{method}("{question}")\n')
+            try:
+                answer = getattr(client, method)(question)
+                texts = [answer.text] if method == "chat" else answer.texts()
+            except SyntheticError as error:
+                texts = [f"{type(error).__name__}: {error}"]
+            request = server.requests[-1]
+            sent = f"{request.method} {request.path} {json.dumps(request.json)}"
+            _print(textwrap.fill(sent, 79, subsequent_indent="  ") + "\n", colour="2")
+            for text in itertools.chain(texts, ["\n"]):
+                _print(text)
     if arguments.json:
-        return _print_json(sent)
-    for body in sent:
-        _print(f"  {json.dumps(body['messages'])[1:-1]}\n")
+        _print_json([request.json for request in server.requests])
 
 
 def _print(text: str, file: Optional[TextIO] = None, colour: str = "") -> None:
     """Print at once; nothing that a server sent may steer the terminal."""
     target: TextIO = file or sys.stdout
     if target.isatty():
-        text = _CONTROLS.sub("", text)
+        text = text.translate(_CONTROLS)
         if colour and text and not os.environ.get("NO_COLOR"):
             text = f"\x1b[{colour}m{text}\x1b[0m"
-    target.write(text)
-    target.flush()
+    print(text, end="", file=target, flush=True)
 
 
 def _print_aside(text: str) -> None:
@@ -319,11 +301,6 @@ def _print_aside(text: str) -> None:
 
 def _print_json(value: Any) -> None:
     print(json.dumps(value, indent=2))
-
-
-def _complain(error: Exception, code: int) -> int:
-    _print(f"synthetic-client: {error}\n", sys.stderr)
-    return code
 
 
 if __name__ == "__main__":

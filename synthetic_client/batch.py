@@ -18,10 +18,10 @@ from typing import Any, Dict, Generator, List, Mapping, Optional, Tuple
 
 from .client import SyntheticClient
 from .errors import ConfigurationError, RateLimitError, SyntheticError
+from .request import ChatParams, check_params, check_type
 from .retry import LONGEST_WAIT, wait_before_retry
-from .schema import (
-    ChatCompletion, ChatParams, ChatResult, JSONObject, check_params, check_type
-)
+from .schema import ChatCompletion, ChatResult
+from .wire import JSONObject
 
 _log = logging.getLogger("synthetic_client")
 _REFUSALS = 10  # 429s in a row, each with nothing else in flight, that end a run

@@ -20,28 +20,15 @@ from typing import (
 from .batch import Run
 from .client import SyntheticClient
 from .errors import APIStatusError, ConfigurationError, RateLimitError
-from .schema import (
-    CallOptions, ChatParams, ChatResult, JSONObject, check_params, check_type, parameters
-)
+from .request import CallOptions, ChatParams, check_params, check_type, parameters
+from .schema import ChatResult
+from .wire import JSONObject
 
 _SECONDS = (15.0, 0.2)  # between two lines of progress, where stderr is no terminal and on one
 _MOST = 20  # wrong lines, or reasons of failures, that are told
 
 
-def add_command(add: Any, read_arguments: Any) -> Any:
-    """Add `batch` to the command line, by what that has for each command; return its parser."""
-    def run(arguments: Any) -> int:
-        return answer_file(arguments, *read_arguments(arguments, ChatParams))
-
-    parser = add(run, "batch", "IN.jsonl OUT.jsonl ",
-                 "answer a file of requests; run again, it goes on where it stopped")
-    parser.add_argument("input", metavar="IN.jsonl", help="requests, as for OpenAI's Batch API")
-    parser.add_argument("output", metavar="OUT.jsonl", help="results; those finished are kept")
-    parser.add_argument("--workers", metavar="N", type=int, default=4, help="at a time; else 4")
-    return parser
-
-
-def answer_file(arguments: Any, client: SyntheticClient, params: JSONObject) -> int:
+def answer_file(client: SyntheticClient, params: JSONObject, arguments: Any) -> int:
     """Ask for what a file of requests still lacks, and return the exit code."""
     path = os.path.realpath(arguments.output)
     names = _check(arguments.input)

@@ -16,7 +16,7 @@ SyntheticError
 
 Strategy: an error is made of one line of message and of keyword attributes, which is what
 lets each of them pickle. `status_error` turns a status and a body into the right class;
-`answer_error` does so for an error object inside an answer whose status was 200. `scrub` goes
+`raise_fault` does so for an error object inside an answer whose status was 200. `scrub` goes
 over an error before it leaves, so that a server's echo of the key goes no further.
 """
 
@@ -24,6 +24,7 @@ import json
 import re
 from typing import Any, Dict, Mapping, Optional, Sequence, Tuple, Type
 
+_decode = json.JSONDecoder(strict=False).decode  # control characters in texts were seen
 _CUT = "[...]"  # ends a quotation that was cut short
 _LONGEST_QUOTE = 300  # characters of a server's text within our one line
 _CONTEXT_TEXTS = re.compile(r"longer than the model's context length|context limit exceeded", re.I)
@@ -138,6 +139,14 @@ _OVERFLOW = (
     ContextWindowExceededError, "Shorten the messages or choose a model with a longer context")
 
 
+def spellings(*secrets: str) -> Sequence[str]:
+    """Return the secrets as they may stand in a text, the longest first, for `scrub`."""
+    plain = [secret for secret in secrets if len(secret) > 3]
+    quoted = ["".join(c if c.isalnum() or c in "-._~" else f"%{ord(c):02X}" for c in secret)
+              for secret in plain]  # as URLs have it
+    return sorted(plain + quoted, key=len, reverse=True)
+
+
 def scrub(error: BaseException, secrets: Sequence[str]) -> None:
     """Mask the secrets, and any URL's user:password, in all that an error and its causes hold."""
     found: Optional[BaseException] = error
@@ -182,9 +191,23 @@ def quote(text: str) -> str:
 def parse_body(text: str) -> Any:
     """Return a body as JSON where it is JSON, else as its text."""
     try:
-        return json.loads(text, strict=False)
+        return _decode(text)
     except (ValueError, RecursionError):
         return text
+
+
+def parse_answer(raw: bytes) -> Any:
+    """Return a whole answer's JSON, None where it is empty; an error object in it is raised."""
+    if not raw:
+        return None
+    text = raw.decode("utf-8-sig", "replace")
+    try:
+        data = _decode(text)
+    except (ValueError, RecursionError) as error:
+        raise ResponseError(
+            f"the answer is not JSON: {quote(text)}; check base_url", body=text) from error
+    raise_fault(data)
+    return data
 
 
 def status_error(status: int, body: Any, hint: Optional[str] = None) -> APIStatusError:
@@ -203,19 +226,19 @@ def status_error(status: int, body: Any, hint: Optional[str] = None) -> APIStatu
     )
 
 
-def answer_error(body: Any, flat: bool = False) -> Optional[SyntheticError]:
-    """Return the error that an answer with status 200 holds, or None.
+def raise_fault(body: Any, flat: bool = False) -> None:
+    """Raise the error that an answer with status 200 holds, if any.
 
     `flat`: the whole body is the error, as after `event: error`.
     """
     if not (flat or isinstance(body, dict) and body.get("error")):
-        return None
+        return
     message, fault = _read_fault(body)
     number = str(fault.get("code"))
     if re.fullmatch("[45][0-9][0-9]", number):
-        return status_error(int(number), body)
+        raise status_error(int(number), body)
     said = quote(message) or "no text"
-    return ResponseError(f"the answer holds an error: {said}. Try again later.", body=body)
+    raise ResponseError(f"the answer holds an error: {said}. Try again later.", body=body)
 
 
 def _read_fault(body: Any) -> Tuple[str, Dict[str, Any]]:

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: MIT
 """Server-sent events by the WHATWG's rules (HTML standard, 9.2.6): bytes in, events out.
 
-Strategy: `feed` takes bytes cut anywhere and returns the events that they complete. Bytes are
-held until their line has ended, lines until their event's blank line has come; nothing here
-knows where bytes come from. Only CR, LF and CRLF end a line. A CR ends it at once, and an LF
-that follows, in this feed or the next, belongs to it: so nobody waits to see whether one comes.
+Strategy: `feed` takes bytes cut anywhere and returns the events that they complete. CR and CRLF
+become LF as they come, so that an event ends at LF LF; what has not ended is held as bytes. A CR
+ends its line at once, and an LF that follows, in this feed or the next, belongs to it: so nobody
+waits to see whether one comes.
 """
 
 from typing import List, NamedTuple, Optional
@@ -32,13 +32,8 @@ class SSEParser:
 
     def __init__(self, max_event_bytes: int = MAX_EVENT_BYTES) -> None:
         self._limit = max_event_bytes
-        self._rest: List[bytes] = []  # the line that has not ended yet
-        self._rest_size = 0
-        self._data: List[str] = []  # the data lines of the event that has not ended yet
-        self._data_size = 0
-        self._event = ""
+        self._held = bytearray()  # the event that has not ended yet
         self._id = ""
-        self._retry: Optional[int] = None
         self._at_start = True
         self._after_cr = False
 
@@ -48,73 +43,58 @@ class SSEParser:
         Raises:
             ResponseError: an event, finished or not, is over the limit.
         """
-        if self._after_cr and data[:1] == b"\n":
-            data = data[1:]
+        if self._after_cr and data:
             self._after_cr = False
-        if data:
-            self._after_cr = data[-1] == 13
-        end = max(data.rfind(b"\n"), data.rfind(b"\r")) + 1
+            if data[:1] == b"\n":
+                data = data[1:]
+        if b"\r" in data:
+            self._after_cr = data[-1:] == b"\r"
+            data = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+        start = max(len(self._held) - 1, 0)
+        self._held += data
+        end = self._held.rfind(b"\n\n", start)
         events: List[ServerSentEvent] = []
-        if end:
-            self._rest.append(data[:end])
-            events = self._read_lines(b"".join(self._rest))
-            self._rest, self._rest_size = [], 0
-        if end < len(data):
-            self._rest.append(data[end:])
-            self._rest_size += len(data) - end
-        self._check(self._data_size + self._rest_size)
+        if end >= 0:
+            events = self._read_events(self._held[:end].decode("utf-8", "replace"))
+            del self._held[:end + 2]
+        elif data[-1:] == b"\n" and self._held[:1] == b":":  # comments are no part of an event
+            del self._held[:self._held.find(b"\n") + 1]
+        if len(self._held) > self._limit:
+            self._refuse()
         return events
 
-    def _read_lines(self, block: bytes) -> List[ServerSentEvent]:
-        text = block.decode("utf-8", "replace")
-        if self._at_start:
-            self._at_start = False
-            if text[0] == "\ufeff":
-                text = text[1:]
-        if "\r" in text:
-            text = text.replace("\r\n", "\n").replace("\r", "\n")
-        events: List[ServerSentEvent] = []
-        lines = text.split("\n")
-        del lines[-1]  # what follows the last line's end: nothing
-        for line in lines:
-            if line[:6] == "data: ":
-                self._data.append(line[6:])
-            elif line:
-                self._read_field(line)
-            elif self._data:
-                events.append(self._dispatch())
+    def _read_events(self, text: str) -> List[ServerSentEvent]:
+        if self._at_start and text[:1] == "\ufeff":
+            text = text[1:]
+        self._at_start = False
+        events = []
+        for block in text.split("\n\n"):
+            if block[:6] == "data: " and "\n" not in block and len(block) <= self._limit:
+                events.append(ServerSentEvent("message", block[6:], self._id))
             else:
-                self._event, self._retry = "", None
-        if events:
-            self._data_size = sum(map(len, self._data))
-        elif self._data:
-            self._data_size += len(block)
+                events += self._read_event(block)
         return events
 
-    def _read_field(self, line: str) -> None:
-        name, _, value = line.partition(":")
-        if value[:1] == " ":
-            value = value[1:]
-        if name == "data":
-            self._data.append(value)
-        elif name == "event":
-            self._event = value
-        elif name == "id":
-            if "\0" not in value:
+    def _read_event(self, block: str) -> List[ServerSentEvent]:
+        """Return the event that these lines make, none where they have no data."""
+        kind, retry, values = "", None, []
+        for line in block.split("\n"):
+            name, _, value = line.partition(":")
+            if value[:1] == " ":
+                value = value[1:]
+            if name == "data":
+                values.append(value)
+            elif name == "event":
+                kind = value
+            elif name == "id" and "\0" not in value:
                 self._id = value
-        elif name == "retry" and value.isdigit() and value.isascii() and len(value) < 16:
-            self._retry = int(value)
+            elif name == "retry" and value.isdigit() and value.isascii() and len(value) < 16:
+                retry = int(value)
+        data = "\n".join(values)
+        if len(data) > self._limit:
+            self._refuse()
+        return [ServerSentEvent(kind or "message", data, self._id, retry)] if values else []
 
-    def _dispatch(self) -> ServerSentEvent:
-        data = self._data[0] if len(self._data) == 1 else "\n".join(self._data)
-        self._check(len(data))
-        event = ServerSentEvent(self._event or "message", data, self._id, self._retry)
-        self._data, self._data_size, self._event, self._retry = [], 0, "", None
-        return event
-
-    def _check(self, size: int) -> None:
-        if size > self._limit:
-            raise ResponseError(
-                f"an event of the stream is over {self._limit} bytes; "
-                "raise max_response_bytes if that is expected"
-            )
+    def _refuse(self) -> None:
+        raise ResponseError(
+            f"an event of the stream is over {self._limit} bytes; raise max_response_bytes")

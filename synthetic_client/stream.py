@@ -7,15 +7,17 @@ what it looks into, keeps the pieces of text, and so can tell at any time what h
 whether it is whole. Whatever ends a stream before that is an error which holds the part.
 """
 
+import io
 import json
 from operator import itemgetter
-from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
 
 from .errors import (
-    ResponseError, StreamInterruptedError, SyntheticError, answer_error, parse_body, quote
+    ResponseError, StreamInterruptedError, SyntheticError, parse_body, quote, raise_fault
 )
-from .schema import ChatCompletion, ChatCompletionChunk, JSONObject, Meta, text_chunk
+from .schema import ChatCompletion, ChatCompletionChunk, Meta, text_chunk
 from .sse import MAX_EVENT_BYTES, SSEParser, ServerSentEvent
+from .wire import JSONObject
 
 _decode = json.JSONDecoder(strict=False).raw_decode
 
@@ -187,6 +189,62 @@ class Accumulator:
         return ChatCompletion.from_dict(top)
 
 
+class Whole(io.BytesIO):
+    """Stands in for a Response where the whole answer came at once, as the stream of one chunk."""
+
+    def __init__(self, answer: JSONObject) -> None:
+        choices = [{**choice, "delta": choice.get("message")}
+                   for choice in answer["choices"] if choice]
+        chunk = {**answer, "object": "chat.completion.chunk", "choices": choices}
+        super().__init__(f"data: {json.dumps(chunk)}\n\ndata: [DONE]\n\n".encode("ascii"))
+
+    finish = io.BytesIO.close
+
+
+def _read_chunks(
+    response: Any, parser: SSEParser, accumulator: Accumulator
+) -> Iterator[ChatCompletionChunk]:
+    """Yield the chunks of an answer; ends well when it was whole, and raises where it was not."""
+    head = b""
+    for data in iter(response.read1, b""):
+        head = head or data[:1000]
+        for event in parser.feed(data):
+            try:
+                raw, end = _decode(event.data)
+                usual = end == len(event.data) and event.event != "error" and not raw.get("error")
+            except (ValueError, AttributeError, RecursionError):
+                usual = False
+            if not usual:
+                if event.data.strip() == "[DONE]":
+                    response.finish()
+                    return
+                raw = _read_unusual(event)
+            if raw is not None:
+                yield accumulator.add(raw)
+    if accumulator.is_empty and head.lstrip()[:1] in (b"<", b"{", b"["):
+        body = parse_body(head.decode("utf-8", "replace"))
+        raise_fault(body)
+        text = quote(str(body)[:300] + "[...]")
+        raise ResponseError(f"the answer is no event stream: {text}", body=text)
+    if not accumulator.is_finished:
+        raise StreamInterruptedError(
+            "the stream ended before the answer was whole; see partial, or ask again")
+    response.finish()
+
+
+def _read_unusual(event: ServerSentEvent) -> Optional[JSONObject]:
+    """Return an event's JSON object, None where it has no data; raises what is no chunk."""
+    data = event.data.strip()
+    if not data:
+        return None
+    body = parse_body(data)
+    raise_fault(body, flat=event.event == "error")
+    if not isinstance(body, dict):
+        raise ResponseError(
+            f"a chunk of the stream is no JSON object: {quote(str(body))}", body=body)
+    return body
+
+
 class ChatStream(Iterator[ChatCompletionChunk]):
     """A streamed answer: iterate over its chunks, or over `texts()`, or ask for `completion()`.
 
@@ -196,22 +254,20 @@ class ChatStream(Iterator[ChatCompletionChunk]):
     """
 
     meta: Meta
-    _response: Any = None
 
     def __init__(
-        self, response: Any, meta: Meta, *, events: Iterable[ServerSentEvent] = (),
-        expected_choices: int = 1, max_event_bytes: int = MAX_EVENT_BYTES,
-        on_error: Optional[Callable[[SyntheticError], None]] = None
+        self, response: Any, meta: Meta, *, expected_choices: int = 1,
+        max_event_bytes: int = MAX_EVENT_BYTES,
+        on_error: Callable[[SyntheticError], None] = lambda error: None
     ) -> None:
         self.meta = meta
         self._response = response
-        self._events = iter(events)
-        self._parser = SSEParser(max_event_bytes)
         self._accumulator = Accumulator(expected_choices)
+        # which knows nothing of this object, so that dropping it frees the connection at once
+        self._chunks = _read_chunks(response, SSEParser(max_event_bytes), self._accumulator)
         self._on_error = on_error  # adds what the client knows, hides what none may see
         self._error: Optional[SyntheticError] = None
-        self._whole = self._ended = False
-        self._head = b""
+        self._whole = self._closed = False
 
     def __next__(self) -> ChatCompletionChunk:
         """Return the next chunk as soon as it has come.
@@ -220,80 +276,24 @@ class ChatStream(Iterator[ChatCompletionChunk]):
             StreamInterruptedError, APITimeoutError, ResponseError, APIStatusError: the answer
                 broke off; `partial` holds what had come.
         """
-        try:
-            while True:
-                for event in self._events:
-                    chunk = self._read_event(event)
-                    if chunk is not None:
-                        return chunk
-                if self._ended:
-                    break
-                self._events = iter(self._receive())
-        except BaseException as error:
-            self._fail(error)
         if self._error is not None:
             raise self._error
-        raise StopIteration
-
-    def _read_event(self, event: ServerSentEvent) -> Optional[ChatCompletionChunk]:
-        raw: Any = None
+        if self._closed:
+            raise StopIteration
         try:
-            raw, end = _decode(event.data)
-            usual = end == len(event.data) and event.event != "error" and not raw.get("error")
-        except (ValueError, AttributeError, RecursionError):
-            usual = False
-        return self._accumulator.add(raw) if usual else self._read_unusual(event)
-
-    def _read_unusual(self, event: ServerSentEvent) -> Optional[ChatCompletionChunk]:
-        data = event.data.strip()
-        if not data:
-            return None
-        if data == "[DONE]":
-            self._end()
-            return None
-        body = parse_body(data)
-        error = answer_error(body, flat=event.event == "error")
-        if error is not None:
-            raise error
-        if not isinstance(body, dict):
-            raise ResponseError(f"a chunk of the stream is no JSON object: {quote(str(body))}",
-                                body=body)
-        return self._accumulator.add(body)
-
-    def _receive(self) -> List[ServerSentEvent]:
-        data = self._response.read1()
-        if data:
-            self._head = self._head or data[:1000]
-            return self._parser.feed(data)
-        if self._accumulator.is_empty and self._head.lstrip()[:1] in (b"<", b"{", b"["):
-            body = parse_body(self._head.decode("utf-8", "replace"))
-            text = quote(str(body)[:300] + "[...]")
-            raise answer_error(body) or ResponseError(
-                f"the answer is no event stream: {text}", body=text)
-        if not self._accumulator.is_finished:
-            raise StreamInterruptedError(
-                "the stream ended before the answer was whole; see partial, or ask again"
-            )
-        self._end()
-        return []
-
-    def _end(self) -> None:
-        self._whole = self._ended = True
-        self._events = iter(())
-        if self._response is not None:
-            self._response.finish()
-
-    def _fail(self, error: BaseException) -> None:
-        closed = self._ended
-        self.close()
-        if isinstance(error, Exception) and closed:
-            return  # by another thread, which is no fault
-        if isinstance(error, SyntheticError):
-            if self._on_error is not None:
+            return next(self._chunks)
+        except StopIteration:
+            self._whole = self._closed = True
+            raise
+        except BaseException as error:
+            if self._closed and isinstance(error, Exception):
+                raise StopIteration from None  # by another thread, which is no fault
+            self.close()
+            if isinstance(error, SyntheticError):
                 self._on_error(error)
-            error.partial = self.partial
-            self._error = error
-        raise error
+                error.partial = self.partial
+                self._error = error
+            raise
 
     @property
     def partial(self) -> ChatCompletion:
@@ -326,11 +326,9 @@ class ChatStream(Iterator[ChatCompletionChunk]):
 
     def close(self) -> None:
         """End the stream and free its connection, at once and from any thread."""
-        if not self._ended:
-            self._ended = True
-            self._events = iter(())
-            if self._response is not None:
-                self._response.close()
+        if not self._closed:
+            self._closed = True
+            self._response.close()
 
     def __enter__(self) -> "ChatStream":
         return self
@@ -339,5 +337,5 @@ class ChatStream(Iterator[ChatCompletionChunk]):
         self.close()
 
     def __del__(self) -> None:
-        if self._response is not None:
+        if "_response" in vars(self):
             self._response.close()

@@ -10,17 +10,20 @@ Strategy: `http.server` reads requests, in a thread for each connection, and a f
 route makes the JSON of the answer. A chat's is made whole, and cut into chunks for a stream.
 """
 
+import contextlib
 import hashlib
 import json
 import re
 import threading
+import time
 from collections import deque
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Deque, Dict, Iterator, List, Mapping, NamedTuple, Optional, Tuple, Union
 
 from .client import SyntheticClient
 from .errors import parse_body
-from .schema import Headers, JSONObject
+from .schema import Headers
+from .wire import JSONObject
 
 BASE_PATH = "/openai/v1"
 MODEL = "hf:zai-org/GLM-4.7"
@@ -32,19 +35,7 @@ _MODELS: JSONObject = {"data": [{
     "pricing": {"prompt": "$0.00000055", "completion": "$0.00000219", "image": "0",
                 "request": "0", "input_cache_reads": "$0.00000055", "input_cache_writes": "0"},
 } for name in (MODEL, "syn:large:text")]}
-_QUOTAS: JSONObject = {
-    "subscription": {"limit": 500, "requests": 0, "renewsAt": "2030-01-02T00:00:00.000Z"},
-    "search": {"hourly": {"limit": 250, "requests": 3, "renewsAt": "2030-01-01T01:00:00.000Z"}},
-    "freeToolCalls": {"limit": 0, "requests": 0, "renewsAt": "2030-01-02T00:00:00.000Z"},
-    "weeklyTokenLimit": {
-        "nextRegenAt": "2030-01-01T03:22:00.000Z", "percentRemaining": 75.5,
-        "maxCredits": "$24.00", "remainingCredits": "$18.12", "nextRegenCredits": "$0.48"},
-    "rollingFiveHourLimit": {
-        "nextTickAt": "2030-01-01T00:15:00.000Z", "tickPercent": 0.05, "remaining": 498.9,
-        "max": 500, "limited": False},
-}
 _CHAT = ("POST", "/chat/completions")
-_DIMENSIONS = 8  # of an embedding, where the request does not say
 
 
 class Request(NamedTuple):
@@ -100,10 +91,8 @@ class MockServer:
         http.shutdown()
         self._thread.join()
         for thread, connection in list(self._connections.items()):
-            try:
+            with contextlib.suppress(OSError):  # it has just ended
                 connection.shutdown(2)  # both ways, which wakes its thread
-            except OSError:
-                pass  # it has just ended
             thread.join()
         http.server_close()
 
@@ -131,23 +120,19 @@ class MockServer:
 
         Args:
             answer: its text; or a message as a dict, with content, reasoning_content, tool_calls
-                (whose arguments may be a dict, and whose ids are made up), finish_reason; or a
-                whole completion, a dict with choices, which is sent as it is.
+                (arguments may be a dict, ids are made up), finish_reason; or a whole completion.
             stream_delay: seconds before each piece but the first, where it is streamed.
         """
         made = {"content": answer} if isinstance(answer, str) else dict(answer)
         self._queue.append(_Reply(made, stream_delay))
 
-    def fail(
-        self, status: int, body: Union[bytes, str, JSONObject, List[Any]] = "",
-        headers: Optional[Mapping[str, str]] = None
-    ) -> None:
+    def fail(self, status: int, body: Any = "", headers: Mapping[str, str] = {}) -> None:
         """Queue a failure, which the next request meets, whatever it is for.
 
         Args:
             status: the HTTP status.
-            body: what is sent; a dict or list as JSON. The service's own errors look like
-                {"error": "text"}.
+            body: a text or bytes, sent as they are, or else what is sent as JSON. The service's
+                own errors look like {"error": "text"}.
             headers: to be sent beside the usual, such as {"Retry-After": "1"}.
         """
         self._queue.append(_Failure(status, body, dict(headers or {})))
@@ -169,9 +154,8 @@ class _Handler(BaseHTTPRequestHandler):
     def handle(self) -> None:
         self.mock._connections[threading.current_thread()] = self.connection
         try:
-            super().handle()
-        except OSError:
-            pass  # the caller went away
+            with contextlib.suppress(OSError):  # the caller went away
+                super().handle()
         finally:
             del self.mock._connections[threading.current_thread()]
 
@@ -202,7 +186,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _chat(self, body: JSONObject, reply: _Reply) -> None:
         completion = _complete(body, reply.answer)
-        headers = {"x-synthetic-quotas": json.dumps(_QUOTAS)}
+        headers = {"x-synthetic-quotas": json.dumps(_quotas())}
         if body.get("stream"):
             self._send_events(list(_chunks(body, completion)), reply.stream_delay, headers)
         else:
@@ -306,7 +290,7 @@ def _echo(body: JSONObject) -> JSONObject:
 
 def _embed(body: JSONObject) -> JSONObject:
     """Return vectors that are the same for the same text, and tell nothing else of it."""
-    given, size = body.get("input") or "", body.get("dimensions") or _DIMENSIONS
+    given, size = body.get("input") or "", body.get("dimensions") or 8  # numbers
     texts = [str(text) for text in (given if isinstance(given, list) else [given])]
     digests = [hashlib.shake_128(text.encode("utf-8")).digest(size) for text in texts]
     data = [{"object": "embedding", "index": index, "embedding": [x / 128 - 1 for x in digest]}
@@ -314,6 +298,23 @@ def _embed(body: JSONObject) -> JSONObject:
     tokens = sum(len(text.split()) for text in texts)
     return {"object": "list", "model": body.get("model"), "data": data,
             "usage": {"prompt_tokens": tokens, "total_tokens": tokens}}
+
+
+def _quotas() -> JSONObject:
+    """Return the meters of a plan that is little used and renews soon."""
+    now = time.time()
+    soon, later, tomorrow = (
+        time.strftime("%Y-%m-%dT%H:%M:%S.000Z", time.gmtime(now + 60 * minutes))
+        for minutes in (12, 50, 1440))
+    return {
+        "subscription": {"limit": 500, "requests": 0, "renewsAt": tomorrow},
+        "search": {"hourly": {"limit": 250, "requests": 3, "renewsAt": later}},
+        "freeToolCalls": {"limit": 0, "requests": 0, "renewsAt": tomorrow},
+        "weeklyTokenLimit": {
+            "nextRegenAt": later, "percentRemaining": 75.5, "maxCredits": "$24.00",
+            "remainingCredits": "$18.12", "nextRegenCredits": "$0.48"},
+        "rollingFiveHourLimit": {"nextTickAt": soon, "tickPercent": 0.05, "remaining": 498.9,
+                                 "max": 500, "limited": False}}
 
 
 def _search(body: JSONObject) -> JSONObject:
@@ -324,6 +325,6 @@ def _search(body: JSONObject) -> JSONObject:
 _ROUTES: Dict[Tuple[str, str], Any] = {
     ("POST", "/embeddings"): _embed,
     ("GET", "/models"): lambda body: _MODELS,
-    ("GET", "/v2/quotas"): lambda body: _QUOTAS,
+    ("GET", "/v2/quotas"): lambda body: _quotas(),
     ("POST", "/v2/search"): _search,
 }

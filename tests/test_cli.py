@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: MIT
 """The command line: in this process, as a process of its own, and in a terminal."""
+import configparser
 import contextlib
 import importlib
 import io
@@ -7,27 +8,52 @@ import json
 import os
 import re
 import select
+import shutil
 import signal
+import struct
 import subprocess
 import sys
 import tempfile
 import time
 import unittest
-import zipapp
 from unittest import mock
 
 from . import synthetic_client as sc
-from .server import KEY, Server, answer, chunk, chunks, completion
+from .server import KEY, Server, answer, at_once, chunk, chunks, completion
 from .test_service import MODELS, QUOTAS
 
 try:
+    import readline
+except ImportError:
+    readline = None
+try:
+    import fcntl
     import pty
+    import termios
 except ImportError:  # Windows
     pty = None
 
 cli = importlib.import_module(sc.__name__ + ".__main__")
 PACKAGE = os.path.dirname(os.path.abspath(sc.__file__))
 ROOT = os.path.dirname(PACKAGE)
+LONG_ID = "hf:nvidia/NVIDIA-Nemotron-3-Super-120B-A12B-NVFP4"  # the longest of the service's
+# Opened by the first process of a session, a terminal sends its Ctrl-C there.
+TAKE_TERMINAL = """
+import os, sys
+os.open(os.ttyname(0), os.O_RDWR)
+os.execv(sys.executable, [sys.executable] + sys.argv[1:])
+"""
+LONELY = """
+import fcntl, runpy, socket, struct, sys
+with socket.socket() as any_socket:
+    fcntl.ioctl(any_socket, 0x8914, struct.pack("16sh14x", b"lo", 0x49))  # SIOCSIFFLAGS: up
+    try:
+        any_socket.connect(("192.0.2.1", 80))
+    except OSError as error:
+        assert "unreachable" in str(error), error
+sys.argv = ["synthetic-client", "demo", "--json"]
+runpy.run_module(%r, run_name="__main__", alter_sys=True)
+"""
 PARAMETERS = {
     "temperature": 0.5, "top_p": 1, "top_k": 3, "min_p": 0.1, "max_tokens": 7,
     "max_completion_tokens": 9, "frequency_penalty": -1, "presence_penalty": 1.5,
@@ -50,10 +76,17 @@ def environment(server=None, **variables):
     return kept
 
 
+class Screen(io.StringIO):
+    """A terminal that does nothing but keep what is printed."""
+
+    def isatty(self):
+        return True
+
+
 class CommandCase(unittest.TestCase):
-    def call(self, *arguments, script=(), stdin="", **variables):
+    def call(self, *arguments, script=(), stdin="", to=io.StringIO, **variables):
         """Run a command here; return its exit code, stdout and stderr. Keeps the requests."""
-        printed, said = io.StringIO(), io.StringIO()
+        printed, said = to(), to()
         with Server(list(script)) as server, \
                 mock.patch.dict(os.environ, environment(server, **variables), clear=True), \
                 mock.patch.object(sys, "stdin", io.StringIO(stdin)), \
@@ -107,7 +140,7 @@ class Chat(CommandCase):
 
     def test_every_parameter(self):
         """Each parameter of a request is a flag."""
-        known = importlib.import_module(sc.__name__ + ".schema")
+        known = importlib.import_module(sc.__name__ + ".request")
         self.assertEqual(set(PARAMETERS), set(known.parameters(known.ChatParams))
                          - set(known.parameters(known.CallOptions)))
         flags = []
@@ -131,6 +164,8 @@ class Chat(CommandCase):
 
     def test_wrong_flags(self):
         """A wrong value or an unknown flag is one line that names it, and exit 2."""
+        deep = "[" * 100000
+        self.assertLess(len(self.wrong("chat", "x", "--tools", deep)), 200)
         for flag, value in (("--temperature", "hot"), ("--max-tokens", "1.5"), ("--n", "true"),
                             ("--tools", "{}"), ("--logit-bias", "[1]"), ("--timeout", "x"),
                             ("--parallel-tool-calls", "yes"), ("--temperatur", "1")):
@@ -171,6 +206,18 @@ class Chat(CommandCase):
         self.assertEqual(self.call("chat", "x", "--reasoning", "--no-stream", script=[whole])[1:],
                          ("So\n", "hm\n"))
 
+    def test_reasoning_alone(self):
+        """Reasoning that ate all the tokens has its line, and the reason one of its own."""
+        for whole in (False, True):
+            given = completion()
+            given["choices"][0].update(finish_reason="length", message={"reasoning": "hm"})
+            events = [chunk(reasoning="hm"), chunk(finish_reason="length")]
+            code, printed, said = self.call(
+                "chat", "x", "--reasoning", *["--no-stream"] * whole,
+                script=[given if whole else events])
+            self.assertEqual((code, printed), (0, ""))
+            self.assertRegex(said, r"^hm\nThe answer reached .*--max-tokens.*\n$")
+
     def test_tool_calls(self):
         """A tool call is printed as the call that it is."""
         call = {"index": 0, "id": "c", "function": {"name": "f", "arguments": '{"a": 1}'}}
@@ -203,6 +250,43 @@ class Chat(CommandCase):
                           SYNTHETIC_BASE_URL="https://api.synthetic.new/openai/v1")
         self.assertIn("SYNTHETIC_API_KEY", said)
 
+    def test_control_characters(self):
+        """Nothing that a server sends steers a terminal; a pipe gets it as it is."""
+        odd = "a\x1b[31mb\x07\tc\r\n\x9bd"
+        self.assertEqual(self.call("chat", "x", script=[chunks(odd)], to=Screen)[1],
+                         "a[31mb\tc\nd\n")
+        self.assertEqual(self.call("chat", "x", script=[chunks(odd)])[1], odd + "\n")
+
+    def test_colours(self):
+        """Reasoning is dim in a terminal, unless NO_COLOR is set to anything."""
+        events = [chunk(reasoning_content="hm"), chunk("So"), chunk(finish_reason="stop")]
+        for colours, dim in (({}, "\x1b[2mhm\x1b[0m\x1b[2m\n\x1b[0m"), ({"NO_COLOR": ""}, None),
+                             ({"NO_COLOR": "1"}, "hm\n")):
+            said = self.call("chat", "x", "--reasoning", script=[events], to=Screen, **colours)
+            self.assertEqual(said[1:], ("So\n", dim or "\x1b[2mhm\x1b[0m\x1b[2m\n\x1b[0m"))
+
+    def test_other_encodings(self):
+        """What stdin and stdout cannot hold is read and printed as far as it can be."""
+        printed = io.BytesIO()
+        with Server([chunks("\u00e9\u4e2d!")]) as server, \
+                mock.patch.dict(os.environ, environment(server), clear=True), \
+                mock.patch.object(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"\xff?"), "utf-8")), \
+                contextlib.redirect_stdout(io.TextIOWrapper(printed, "ascii", newline="\n")):
+            self.assertRaises(SystemExit, cli.main, ["chat"])
+            self.assertEqual(server.requests[0].json["messages"][0]["content"], "\ufffd?")
+            self.assertEqual(printed.getvalue(), b"??!\n")
+
+    def test_closed_standard_streams(self):
+        """Closed stdin, stdout and stderr, which are None, do no harm."""
+        closed = mock.patch.multiple(sys, stdin=None, stdout=None, stderr=None)
+        with Server([chunks("unheard")]) as server, \
+                mock.patch.dict(os.environ, environment(server), clear=True):
+            for arguments, code in ((["chat", "x"], 0), (["chat"], 2), (["chat", "--n", "x"], 2)):
+                with closed, self.assertRaises(SystemExit) as ended:
+                    cli.main(arguments)
+                self.assertEqual(ended.exception.code, code)
+            self.assertEqual(len(server.requests), 1)
+
 
 class Tables(CommandCase):
     def test_models(self):
@@ -213,17 +297,22 @@ class Tables(CommandCase):
         code, printed, said = self.call("models", script=[models], SYNTHETIC_API_KEY="")
         self.assertEqual((code, said), (0, ""))
         lines = [line.split() for line in printed.splitlines()]
-        self.assertEqual(lines[1], ["syn:large:text", "524288", "0.60", "0.00", "t"])
+        self.assertEqual(lines[1], ["syn:large:text", "524288", "0.60", "0.00", "---t"])
         self.assertEqual(lines[2], ["hf:meta-llama/Llama-3.3-70B-Instruct", "?", "0.90", "?", "?"])
         self.assertEqual(lines[3], ["hf:zai-org/GLM-4.7", "202752", "0.55", "2.19", "jrst"])
         self.assertIn("structured_outputs", printed)
 
     def test_models_in_80_columns(self):
         """Every line fits 80 columns, with the longest ids that there are."""
-        name = "hf:nvidia/NVIDIA-Nemotron-3-Super-120B-A12B-NVFP4"
-        models = {"data": [dict(MODELS["data"][0], id=name), {}]}
-        _, printed, _ = self.call("models", script=[models])
+        able = MODELS["data"][0]["supported_features"] + ["web_search"]
+        models = {"data": [{}, dict(MODELS["data"][0], id=LONG_ID, supported_features=able,
+                                    input_modalities=["text", "image"])]}
+        code, printed, said = self.call("models", script=[models])
+        self.assertEqual((code, said), (0, ""))
         self.assertLessEqual(max(map(len, printed.splitlines())), 80)
+        self.assertRegex(printed, re.escape(LONG_ID) + " +202752 +0.55 +2.19 +ijrstw\n")
+        code, printed, _ = self.call("models", script=[{"data": []}])
+        self.assertEqual((code, printed.splitlines()[0].split()[0]), (0, "MODEL"))
 
     def test_models_json(self):
         """--json prints the list as it came."""
@@ -240,9 +329,13 @@ class Tables(CommandCase):
         lines = printed.splitlines()
         self.assertEqual(len(lines), 5)
         self.assertRegex(lines[0], r"^five-hour requests +\[#{16}\] 498.9 of 500 left")
-        self.assertRegex(lines[1], r"^weekly credits.*\[####-{12}\] 6.00 of 24.00 left, "
-                                   r"more in 2 h (9|10) min$")
+        self.assertRegex(lines[1], r"^weekly credits.*\[####-{12}\] \$6.00 of \$24.00 left "
+                                   r"renews in 2 h (9|10) min$")
         self.assertLessEqual(max(map(len, lines)), 80)
+        coloured = self.call("quotas", script=[quotas], to=Screen)[1]
+        self.assertIn("[\x1b[32m################\x1b[0m]", coloured)
+        self.assertIn("[\x1b[33m####------------\x1b[0m]", coloured)
+        self.assertEqual(self.call("quotas", script=[quotas], to=Screen, NO_COLOR="1")[1], printed)
 
     def test_pay_as_you_go(self):
         """A key without quotas is said to have none."""
@@ -262,145 +355,180 @@ class Tables(CommandCase):
         self.assertEqual((code, said, printed.count("\n")), (0, "", 2))
 
 
-class Process(unittest.TestCase):
-    def run_command(self, *command, stdin=b"", **variables):
-        """Run a command in a process of its own; return it, ended."""
-        return subprocess.run(
-            (sys.executable,) + command, input=stdin, cwd=ROOT, env=environment(**variables),
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=20)
+class Demo(CommandCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.lonely = None
+        if shutil.which("unshare"):  # it ends while the other test runs
+            cls.lonely = subprocess.Popen(
+                ["unshare", "-r", "--net", sys.executable, "-c", LONELY % sc.__name__],
+                cwd=ROOT, env=environment(), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE)
 
     def test_demo(self):
-        """demo shows a chat, a stream, an error and what was sent, with no key and no network."""
-        done = self.run_command("-m", sc.__name__, "demo", SYNTHETIC_API_KEY="", no_proxy="",
-                                http_proxy="http://127.0.0.1:9", LC_ALL="C")
-        self.assertEqual((done.returncode, done.stderr), (0, b""))
-        lines = done.stdout.decode().splitlines()
-        for said in ("ball of ice", "Away from the sun", "RateLimitError", '"role": "user"'):
-            self.assertIn(said, done.stdout.decode())
-        self.assertLessEqual(max(map(len, lines)), 80)
+        """demo shows a chat, a stream, an error and what is sent, whatever the environment has."""
+        code, printed, said = self.call("demo", SYNTHETIC_API_KEY="", SYNTHETIC_BASE_URL="x",
+                                        no_proxy="", http_proxy="http://127.0.0.1:9")
+        self.assertEqual((code, said, self.requests), (0, "", []))
+        for part in ("A ball of ice", "away from the sun", "RateLimitError: HTTP 429",
+                     'POST /openai/v1/chat/completions {"model": "syn:large:text"',
+                     '"content": "What is a comet?"', '"stream": true'):
+            self.assertIn(part, printed)
+        self.assertLessEqual(max(map(len, printed.splitlines())), 80)
 
-    def test_demo_json(self):
-        """demo --json prints what was sent, as JSON."""
-        done = self.run_command("-m", sc.__name__, "demo", "--json")
-        self.assertEqual(len(json.loads(done.stdout.decode())), 3)
-        self.assertIn(b"ball of ice", done.stderr)
+    def test_no_network(self):
+        """demo works where there is loopback alone; with --json what was sent is on stdout."""
+        if self.lonely is None:
+            self.skipTest("this system has no unshare")
+        printed, said = self.lonely.communicate(timeout=20)
+        if said.startswith(b"unshare:"):
+            self.skipTest(said.decode().strip())
+        self.assertEqual(self.lonely.returncode, 0, said)
+        self.assertIn(b"RateLimitError", said)
+        sent = [body.get("stream") for body in json.loads(printed.decode())]
+        self.assertEqual(sent, [None, True, None])
+
+
+class Process(CommandCase):
+    def open(self, server, *command, **variables):
+        """Start a command in a process of its own."""
+        process = subprocess.Popen(
+            (sys.executable,) + command, cwd=ROOT, env=environment(server, **variables),
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        self.addCleanup(process.stdout.close)
+        self.addCleanup(process.stderr.close)
+        return process
 
     def test_zipapp(self):
         """The zipapp, and the folder itself, do all that the package does."""
-        with tempfile.TemporaryDirectory() as folder:
-            archive = os.path.join(folder, "synthetic.pyz")
-            zipapp.create_archive(PACKAGE, archive)
-            with Server([chunks("from the zip"), chunks("folder")]) as server:
-                for path, said in ((archive, b"from the zip"), (PACKAGE, b"folder")):
-                    done = self.run_command(
-                        "-I", "-S", "-W", "error", path, "chat", "hi",
-                        SYNTHETIC_BASE_URL=server.base_url)
-                    self.assertEqual((done.returncode, done.stdout.strip(), done.stderr),
-                                     (0, said, b""))
-            done = self.run_command(archive, "chat", "--temperature", "x")
-            self.assertEqual(done.returncode, 2)
+        folder = tempfile.mkdtemp()
+        self.addCleanup(shutil.rmtree, folder)
+        archive = os.path.join(folder, "synthetic.pyz")
+        subprocess.check_call(
+            [sys.executable, "-m", "zipapp", os.path.basename(PACKAGE), "-o", archive], cwd=ROOT)
+        with Server(lambda conn: conn.send_sse(chunks(conn.json["user"]))) as server:
 
-    def test_closed_pipe(self):
-        """A reader that goes away ends the command quietly."""
-        with Server(lambda conn: conn.send_sse([chunk("line\n")] * 20000)) as server:
-            process = subprocess.Popen(
-                [sys.executable, "-m", sc.__name__, "chat", "x"], cwd=ROOT,
-                env=environment(server), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE)
-            self.assertEqual(process.stdout.readline().strip(), b"line")
-            process.stdout.close()
-            self.assertEqual(process.stderr.read(), b"")
-            process.stderr.close()
-            self.assertEqual(process.wait(10), 0)
+            def check(case):
+                flags, code, printed = case
+                process = self.open(server, "-I", "-S", "-W", "error", *flags)
+                found = process.communicate(timeout=20)
+                self.assertEqual((process.returncode, found[0].strip()), (code, printed))
+                self.assertEqual(found[1].count(b"\n"), code // 2, found[1])
 
-    @unittest.skipIf(os.name == "nt", "Windows has other signals")
-    def test_interrupt(self):
-        """Ctrl-C is exit 130 without a traceback."""
+            at_once(self, check, [
+                ([archive, "chat", "hi", "--user", "from the zip"], 0, b"from the zip"),
+                ([PACKAGE, "chat", "hi", "--user", "folder"], 0, b"folder"),
+                ([archive, "chat", "--n", "x"], 2, b"")])
+
+    def test_interrupt_before_text(self):
+        """Ctrl-C before there is any text is 130, and a new line in a terminal alone."""
+        interrupt = mock.patch.object(sc.SyntheticClient, "stream_chat",
+                                      side_effect=KeyboardInterrupt)
+        with interrupt:
+            self.assertEqual(self.call("chat", "x"), (130, "", ""))
+            self.assertEqual(self.call("chat", "x", to=Screen), (130, "", "\n"))
+
+    def test_console_script(self):
+        """What setup.cfg installs as synthetic-client is main."""
+        config = configparser.ConfigParser()
+        config.read(os.path.join(ROOT, "setup.cfg"), encoding="utf-8")
+        scripts = config["options.entry_points"]["console_scripts"]
+        name, module, function = re.split(r"\s*[=:]\s*", scripts.strip())
+        self.assertEqual((name, module), ("synthetic-client", "synthetic_client.__main__"))
+        self.assertIs(getattr(cli, function), cli.main)
+
+    def test_ends(self):
+        """A reader that goes away ends a command quietly with 0, Ctrl-C with 130."""
         def handler(conn):
             conn.start_sse()
-            conn.event(chunk("a"))
-            conn.gone()
+            conn.event(chunk("line\n"))
+            while not conn.gone(0.01):
+                conn.event(chunk("line\n"))
 
         with Server(handler) as server:
-            process = subprocess.Popen(
-                [sys.executable, "-m", sc.__name__, "chat", "x"], cwd=ROOT,
-                env=environment(server), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE)
-            self.assertEqual(process.stdout.read(1), b"a")
-            process.send_signal(signal.SIGINT)
-            self.assertEqual(process.communicate(timeout=10)[1], b"")
-            self.assertEqual(process.returncode, 130)
+            leave, stop = [self.open(server, "-m", sc.__name__, "chat", "x") for _ in range(2)]
+            for process in (leave, stop):
+                self.assertEqual(process.stdout.readline().strip(), b"line")
+            leave.stdout.close()
+            self.assertEqual((leave.stderr.read(), leave.wait(10)), (b"", 0))
+            if os.name != "nt":
+                stop.send_signal(signal.SIGINT)
+                self.assertEqual((stop.communicate(timeout=10)[1], stop.returncode), (b"", 130))
+            else:
+                stop.kill()
 
-    def test_other_encodings(self):
-        """An answer that stdout cannot write is printed as far as it can be."""
-        with Server([chunks("\u00e9\u4e2d!")]) as server:
-            done = self.run_command("-m", sc.__name__, "chat", stdin=b"\xff?",
-                                    SYNTHETIC_BASE_URL=server.base_url, PYTHONIOENCODING="ascii")
-        self.assertEqual((done.returncode, done.stdout.strip()), (0, b"??!"))
+
+class Terminal:
+    """A command in a pseudo-terminal of its own, of 80 columns."""
+
+    def __init__(self, test, server, *arguments, **variables):
+        self.test, self.seen = test, ""
+        try:
+            self.file, end = pty.openpty()
+        except OSError as error:
+            test.skipTest("no pseudo-terminal: %s" % error)
+        test.addCleanup(os.close, self.file)
+        fcntl.ioctl(end, termios.TIOCSWINSZ, struct.pack("4H", 24, 80, 0, 0))
+        self.process = subprocess.Popen(
+            [sys.executable, "-I", "-S", "-c", TAKE_TERMINAL, "-m", sc.__name__, *arguments],
+            cwd=ROOT, env=environment(server, **variables), stdin=end, stdout=end, stderr=end,
+            start_new_session=True)
+        os.close(end)
+
+    def read(self, seconds=8.0):
+        """Return what comes next, "" at the end."""
+        ready = select.select([self.file], [], [], max(0, seconds))[0]
+        try:
+            return os.read(self.file, 4096).decode("utf-8", "replace") if ready else ""
+        except OSError:  # Linux's way to say that it has ended
+            return ""
+
+    def until(self, text, seconds=8.0):
+        """Read until a text has been seen since the last one; return what came before it."""
+        ends = time.monotonic() + seconds
+        while text not in self.seen:
+            data = self.read(ends - time.monotonic())
+            self.test.assertTrue(data, "%r did not come: %r" % (text, self.seen))
+            self.seen += data
+        before, _, self.seen = self.seen.partition(text)
+        return before
+
+    def write(self, data):
+        os.write(self.file, data)
+
+    def end(self):
+        """Read to the end; return the exit code and what came."""
+        for data in iter(self.read, ""):
+            self.seen += data
+        return self.process.wait(10), self.seen
 
 
 @unittest.skipUnless(pty, "this system has no pseudo-terminals")
-class Terminal(unittest.TestCase):
-    def start(self, server, *arguments, **variables):
-        """Start a command in a terminal of its own."""
-        self.seen = ""
-        pid, self.terminal = pty.fork()
-        if not pid:
-            os.chdir(ROOT)
-            command = [sys.executable, "-m", sc.__name__] + list(arguments)
-            os.execve(sys.executable, command, environment(server, **variables))
-        self.pid = pid
-        self.addCleanup(os.close, self.terminal)
-
-    def until(self, pattern, seconds=8.0):
-        """Read until a pattern has been seen since the last one; return what came before it."""
-        ends = time.monotonic() + seconds
-        while True:
-            found = re.search(pattern, self.seen)
-            if found:
-                before, self.seen = self.seen[:found.start()], self.seen[found.end():]
-                return before
-            ready = select.select([self.terminal], [], [], max(0, ends - time.monotonic()))[0]
-            try:
-                data = os.read(self.terminal, 4096) if ready else b""
-            except OSError:  # Linux's way to say that it has ended
-                data = b""
-            self.assertTrue(data, "%r did not come: %r" % (pattern, self.seen))
-            self.seen += data.decode("utf-8", "replace")
-
-    def write(self, data):
-        os.write(self.terminal, data)
-
-    def end(self):
-        """Wait for the end and return the exit code."""
-        try:
-            while os.read(self.terminal, 4096):
-                pass
-        except OSError:
-            pass
-        status = os.waitpid(self.pid, 0)[1]
-        return os.WEXITSTATUS(status) if os.WIFEXITED(status) else -status
-
+class InTerminal(unittest.TestCase):
     def test_text_as_it_comes(self):
-        """Streamed text is shown when it arrives, not when the line or the answer has ended."""
+        """Streamed text is shown when it arrives, not when a line or the answer has ended."""
         def handler(conn):
             conn.start_sse()
-            conn.event(chunk("first"))
-            conn.wait(0.2)
-            conn.event(chunk(" second"))
-            conn.event(chunk(finish_reason="stop"))
-            conn.end_sse()
+            for event in (chunk(reasoning_content="hm"), chunk("first"), chunk(" second")):
+                conn.event(event)
+                conn.wait(0.1)
+            conn.gone()
 
         with Server(handler) as server:
-            self.start(server, "chat", "x")
-            self.until("first")
-            begun = time.monotonic()
-            self.until(" second\r\n")
-            self.assertGreater(time.monotonic() - begun, 0.1)
-            self.assertEqual(self.end(), 0)
+            shown = Terminal(self, server, "chat", "x", "--reasoning")
+            times = []
+            for text in ("\x1b[2mhm\x1b[0m", "first", " second"):
+                shown.until(text)
+                times.append(time.monotonic())
+            self.assertGreater(times[1] - times[0], 0.05)
+            self.assertGreater(times[2] - times[1], 0.05)
+            shown.write(b"\x03")
+            code, rest = shown.end()
+            self.assertEqual((code, rest.replace("^C", "").strip()), (130, ""))
+            self.assertTrue(rest.endswith("\r\n"), rest)
 
     def test_conversation(self):
-        """With no prompt: a conversation with a history; errors and Ctrl-C do not end it."""
+        """With no prompt: a conversation; errors and Ctrl-C do not end it, arrow keys work."""
         def endless(conn):
             conn.start_sse()
             conn.event(chunk("half an"))
@@ -408,53 +536,40 @@ class Terminal(unittest.TestCase):
 
         script = [chunks("Hello you"), endless, answer(500, {"error": "broken"}), chunks("Bye")]
         with Server(script) as server:
-            self.start(server, "chat", "--max-retries", "0", "--temperature", "0")
-            self.until("> ")
-            self.write(b"hi\n")
-            self.until("Hello you\r\n")
-            self.until("> ")
-            self.write(b"\n")
-            self.until("> ")
-            self.write(b"more\n")
-            self.until("half an")
-            self.write(b"\x03")
-            self.until("> ")
-            self.write(b"fail\n")
-            self.until("broken")
-            self.until("> ")
-            self.write(b"half a line\x03")
-            self.until("> ")
-            self.write(b"end\n")
-            self.until("Bye\r\n")
-            self.until("> ")
-            self.write(b"\x04")
-            self.assertEqual(self.end(), 0)
+            shown = Terminal(self, server, "chat", "--max-retries", "0", "--temperature", "0")
+            for seen, typed in (
+                ("> ", b"hi\n"), ("Hello you\r\n", b""), ("> ", b"\n"), ("> ", b"more\n"),
+                ("half an", b"\x03"), ("> ", b"lost\n"), ("broken", b""), ("> ", b"unsent"),
+                ("unsent", b"\x03"), ("> ", b"\x1b[Aend\n"), ("Bye\r\n", b""),
+                ("> ", b"\x04"),
+            ):
+                shown.until(seen)
+                if typed == b"\x03":
+                    time.sleep(0.05)  # before it waits for input, readline just notes a signal
+                shown.write(typed)
+            self.assertEqual(shown.end()[0], 0)
         self.assertEqual(
             [item["content"] for item in server.requests[-1].json["messages"]],
-            ["hi", "Hello you", "more", "half an", "end"])
+            ["hi", "Hello you", "more", "half an", ("lost" if readline else "\x1b[A") + "end"])
         self.assertEqual(server.requests[-1].json["temperature"], 0)
 
-    def test_colours(self):
-        """Reasoning is dim and meters are coloured, unless NO_COLOR says otherwise."""
-        reasoning = [chunk(reasoning_content="hm"), chunk("So"), chunk(finish_reason="stop")]
-        script = [lambda conn: conn.send_sse(reasoning), QUOTAS]
-        for variables, dim, green in (({}, "\x1b[2mhm\x1b[0m", "\x1b[32m####"),
-                                      ({"NO_COLOR": "1"}, "hm\r\n", "[####")):
-            with Server(script) as server:
-                self.start(server, "chat", "x", "--reasoning", **variables)
-                self.assertNotIn("\x1b[2m", self.until(re.escape(dim)))
-                self.until("So")
-                self.assertEqual(self.end(), 0)
-                self.start(server, "quotas", **variables)
-                self.until(re.escape(green))
-                self.assertEqual(self.end(), 0)
+    def test_tables(self):
+        """Tables fit 80 columns; meters are coloured, unless NO_COLOR is set."""
+        def respond(conn):
+            conn.send_json(QUOTAS if "quotas" in conn.path else {
+                "data": [dict(MODELS["data"][0], id=LONG_ID)]})
 
-    def test_control_characters(self):
-        """Nothing that a server sends steers the terminal."""
-        with Server([chunks("a\x1b[31mb\x07\tc\n\x9bd")]) as server:
-            self.start(server, "chat", "x")
-            self.assertRegex(self.until("d\r\n"), r"^a\[31mb\s+c\r\n$")  # a terminal has no tabs
-            self.assertEqual(self.end(), 0)
+        with Server(respond) as server:
+            shown = [Terminal(self, server, "models"), Terminal(self, server, "quotas"),
+                     Terminal(self, server, "quotas", NO_COLOR="1")]
+            models, coloured, plain = [terminal.end() for terminal in shown]
+        self.assertEqual({code for code, _ in (models, coloured, plain)}, {0})
+        for _, text in (models, plain):
+            self.assertLessEqual(max(map(len, text.split("\r\n"))), 80)
+            self.assertNotIn("\x1b", text)
+        self.assertIn(LONG_ID, models[1])
+        self.assertIn("\x1b[32m####", coloured[1])
+        self.assertEqual(re.sub("\x1b.*?m", "", coloured[1]), plain[1])
 
 
 if __name__ == "__main__":

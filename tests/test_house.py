@@ -27,20 +27,24 @@ TESTS = os.path.dirname(os.path.abspath(__file__))
 # What each module may import of the others: only what stands further down.
 GRAPH = {
     "errors": set(),
-    "schema": {"errors"},
+    "wire": {"errors"},
+    "schema": {"wire", "errors"},
+    "request": {"schema", "wire", "errors"},
     "sse": {"errors"},
     "retry": {"errors"},
-    "transport": {"errors", "retry"},
-    "stream": {"sse", "schema", "errors"},
-    "client": {"stream", "transport", "retry", "sse", "schema", "errors"},
+    "http1": {"errors"},
+    "transport": {"errors", "retry", "http1"},
+    "stream": {"sse", "schema", "wire", "errors"},
+    "client": {"stream", "transport", "http1", "retry", "request", "schema", "wire", "errors"},
 }
 GRAPH["__init__"] = set(GRAPH)
 CORE = sorted(GRAPH)
 # What a method imports only when it is called, and what may be missing where it is not.
 LAZY = {"client": {"batch"}}
-# The budgets are 400 lines a module and 1,800 for the core. These are over them, and may only
-# shrink: lower a number with the module, and take it out once the budget is met.
-OVER = {"client": 718, "schema": 661, "transport": 654, "core": 2966}
+# The budgets are 400 lines a module of the core and 1,800 for all of it. These are over them, and
+# may only shrink: lower the number with the code.
+OVER = {"client": 436}
+CORE_LINES = 2832
 NETWORK = {"urllib", "http", "ssl", "socket", "_ssl", "_socket", "socketserver", "select",
            "selectors", "asyncio"}
 MAY_SERVE = {"proxy": {"http"}, "testing": {"http"}}
@@ -70,14 +74,31 @@ def modules():
     return [(name, text, ast.parse(text)) for name, text in texts]
 
 
+@functools.lru_cache(maxsize=None)
 def imports(tree):
-    """Yield (level, module, names) of every import in a tree, wherever it stands."""
+    """Return (level, module, names) of every import in a tree, wherever it stands."""
+    found = []
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            for alias in node.names:
-                yield 0, alias.name, []
+            found += [(0, alias.name, []) for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
-            yield node.level, node.module or "", [alias.name for alias in node.names]
+            found.append((node.level, node.module or "", [alias.name for alias in node.names]))
+    return found
+
+
+@functools.lru_cache(maxsize=None)
+def outside(tree):
+    """Return the modules from outside the package that are imported when it runs."""
+    for_checkers = {id(inner) for node in ast.walk(tree)
+                    if isinstance(node, ast.If) and getattr(node.test, "id", "") == "TYPE_CHECKING"
+                    for item in node.body for inner in ast.walk(item)}
+    found = set()
+    for node in ast.walk(tree):
+        if id(node) not in for_checkers and isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif id(node) not in for_checkers and isinstance(node, ast.ImportFrom) and not node.level:
+            found.add(node.module)
+    return found
 
 
 def at_import(tree, module):
@@ -117,14 +138,14 @@ class Layout(unittest.TestCase):
                     elif name in GRAPH and target != "__version__":
                         self.assertIn(target, GRAPH[name], "%s imports %s" % (name, target))
                     seen.add(target)
-        self.assertLessEqual({"errors", "schema", "sse", "retry", "transport", "stream"}, seen)
+        self.assertLessEqual({"errors", "wire", "schema", "request", "sse", "retry",
+                              "http1", "transport", "stream"}, seen)
 
     def test_network_modules(self):
         """Only transport knows urllib, http, ssl and sockets."""
         for name, _, tree in modules():
             if name != "transport":
-                known = {module.split(".")[0] for level, module, _ in imports(tree)
-                         if level == 0 and not type_checking_only(tree, module)}
+                known = {module.split(".")[0] for module in outside(tree)}
                 self.assertEqual(known & NETWORK - MAY_SERVE.get(name, set()), set(), name)
 
     def test_standard_library_only(self):
@@ -132,9 +153,7 @@ class Layout(unittest.TestCase):
         standard = [os.path.realpath(sysconfig.get_paths()[key])
                     for key in ("stdlib", "platstdlib")]
         for name, _, tree in modules():
-            for level, module, _ in imports(tree):
-                if level or type_checking_only(tree, module):
-                    continue
+            for module in outside(tree):
                 origin = importlib.util.find_spec(module).origin
                 if origin not in (None, "built-in", "frozen"):
                     self.assertIn(True, [os.path.realpath(origin).startswith(p) for p in standard])
@@ -152,7 +171,7 @@ class Layout(unittest.TestCase):
                 lengths.append(body_lines(function))
                 with self.subTest(name, function=function.name):
                     self.assertLessEqual(lengths[-1], 40)
-        self.assertLessEqual(core, OVER["core"])
+        self.assertLessEqual(core, CORE_LINES)
         self.assertLessEqual(statistics.median(lengths), 10)
 
     def test_lines(self):
@@ -228,18 +247,6 @@ class Layout(unittest.TestCase):
         """pyproject.toml is the three lines that pip wants."""
         lines = read(os.path.join(ROOT, "pyproject.toml")).strip().split("\n")
         self.assertEqual((len(lines), lines[0]), (3, "[build-system]"))
-
-
-def type_checking_only(tree, module):
-    """Whether a module is imported under `if TYPE_CHECKING:` and nowhere else."""
-    guarded = set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.If) and getattr(node.test, "id", "") == "TYPE_CHECKING":
-            for item in node.body:
-                guarded.update(id(inner) for inner in ast.walk(item))
-    return all(id(node) in guarded for node in ast.walk(tree)
-               if isinstance(node, ast.Import) and module in [a.name for a in node.names]
-               or isinstance(node, ast.ImportFrom) and node.module == module)
 
 
 def public(tree):

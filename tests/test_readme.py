@@ -2,6 +2,7 @@
 """README.md: its programs run as they stand, its links lead somewhere, its names exist."""
 import builtins
 import contextlib
+import importlib
 import io
 import json
 import os
@@ -20,7 +21,8 @@ SAMPLES = {"string": "Paris", "number": 1.5, "integer": 1, "boolean": True, "arr
            "object": {}, "null": None}
 # Names that README gives to objects, and what they are.
 NAMED = {"client": sc.SyntheticClient, "stream": sc.ChatStream, "reply": sc.ChatCompletion,
-         "message": sc.Message, "chunk": sc.ChatCompletionChunk, "call": sc.ToolCall}
+         "message": sc.Message, "chunk": sc.ChatCompletionChunk, "call": sc.ToolCall,
+         "server": importlib.import_module(sc.__name__ + ".testing").MockServer}
 
 
 def readme():
@@ -51,6 +53,10 @@ def tool_call(tool):
 
 def respond(conn):
     """Answer as a model would: a tool call where there are tools, JSON where it is wanted."""
+    if conn.path.endswith("/quotas"):
+        return conn.send_json({"weeklyTokenLimit": {"remainingCredits": "$18.12"}})
+    if conn.path.endswith("/search"):
+        return conn.send_json({"results": [{"url": "https://curl.se/", "text": "curl"}]})
     if conn.method == "GET":
         return conn.send_json({"data": [{"id": "syn:large:text", "context_length": 524288}]})
     if conn.path.endswith("/embeddings"):
@@ -130,6 +136,14 @@ class Readme(unittest.TestCase):
                 places = [NAMED[owner]] if owner in NAMED else owners
                 if not owner or owner in NAMED:
                     self.assertTrue(any(hasattr(place, name) for place in places))
+
+    def test_fields(self):
+        """The table of results has every field of each object that is in it."""
+        rows = dict(re.findall(r"(?m)^\| `(\w+)` \| (.*) \|$", readme()))
+        for name in ("ChatCompletion", "Choice", "Message", "Usage", "Meta", "Model", "Pricing",
+                     "EmbeddingResponse", "SearchResult", "Quotas"):
+            for field in set(getattr(sc, name).__dataclass_fields__) - {"extra"}:
+                self.assertRegex(rows[name], r"`(\w*\.)?%s\b" % field, name)
 
     def test_named_errors(self):
         """Every error that README names is one of ours or of Python's."""

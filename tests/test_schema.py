@@ -376,6 +376,7 @@ class Reading(unittest.TestCase):
             (PLAIN, "The capital of France is **Paris**."), (TOOLS, ""), ({}, ""),
             ({"choices": None}, ""), ({"choices": []}, ""), ({"choices": [None]}, ""),
             ({"choices": [{"message": None}]}, ""),
+            ({"choices": [{"message": {"content": [{"type": "text", "text": "a"}]}}]}, ""),
         ):
             self.assertEqual(sc.ChatCompletion.from_dict(body).text, expected)
         for body, expected in (

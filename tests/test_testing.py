@@ -159,7 +159,7 @@ class Failures(Mocked):
 
     def test_retries(self):
         """A client's retry after a queued failure meets the next answer."""
-        self.server.fail(500, "")
+        self.server.fail(500, headers={"retry-after-ms": "1"})
         self.server.fail(429, {"error": "slow"}, {"retry-after-ms": "1"})
         self.server.reply("at last")
         reply = self.client.chat("x", max_retries=2)

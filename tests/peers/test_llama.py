@@ -7,6 +7,7 @@ environment says CI=true that is a failure.
 import contextlib
 import importlib.util
 import json
+import operator
 import os
 import re
 import shutil
@@ -316,13 +317,88 @@ class Connections(SharedServer):
         for word in words:
             self.assertIn(word, found[word])
 
+    def test_models(self):
+        """The list of models is read, though llama.cpp's entries have other fields."""
+        (model,) = self.client.models()
+        self.assertEqual(model.id, "smollm2")
+        self.assertIn("meta", model.extra)
+
+
+class Embeddings(unittest.TestCase):
     def test_embeddings(self):
-        """Another endpoint is called by `request`: embeddings of two texts."""
+        """Each text gives its own vector, the same for the same; `request` gets the same ones."""
+        texts = ["A cat sat on the mat.", "Stock prices fell.", "A cat sat on the mat."]
         with Llama(embedding=True) as server, server.wait().client() as client:
-            wanted = {"model": "smollm2", "input": ["a", "b c"]}
-            answer = client.request("POST", "embeddings", wanted)
-        self.assertEqual([len(item["embedding"]) for item in answer["data"]], [576, 576])
-        self.assertEqual(answer["usage"]["prompt_tokens"], 3)
+            made = client.embeddings(texts, model="smollm2")
+            one = client.embeddings(texts[0], model="smollm2")
+            raw = client.request("POST", "embeddings", {"model": "smollm2", "input": texts})
+        self.assertEqual([item.index for item in made.data], [0, 1, 2])
+        self.assertEqual([len(item.embedding) for item in made.data], [576] * 3)
+        self.assertGreater(made.usage.prompt_tokens, 10)
+        self.assertEqual(made.meta.status, 200)
+        first, other, again = [item.embedding for item in made.data]
+        self.assertLess(self.closeness(first, other), 0.9)
+        for same in (again, raw["data"][0]["embedding"]):
+            self.assertGreater(self.closeness(first, same), 0.999)
+        self.assertEqual([len(item.embedding) for item in one.data], [576])
+
+    @staticmethod
+    def closeness(one, other):
+        dot, left, right = [sum(map(operator.mul, *pair))
+                            for pair in ((one, other), (one, one), (other, other))]
+        return dot / (left * right) ** 0.5
+
+
+class CommandLine(unittest.TestCase):
+    """python -m synthetic_client, as its users start it."""
+
+    def start(self, *arguments, stdin=subprocess.DEVNULL):
+        variables = {**os.environ, "SYNTHETIC_BASE_URL": llama.base_url, "SYNTHETIC_API_KEY": KEY,
+                     "SYNTHETIC_MODEL": "smollm2"}
+        process = subprocess.Popen(
+            [sys.executable, "-W", "error", "-X", "dev", "-m", sc.__name__, *arguments], cwd=ROOT,
+            env=variables, stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        self.addCleanup(process.stdout.close)
+        self.addCleanup(process.stderr.close)
+        return process
+
+    def ask(self, *arguments):
+        """Run a command that works, and says nothing on stderr; return what it prints."""
+        process = self.start(*arguments)
+        printed, said = process.communicate(timeout=60)
+        self.assertEqual((process.returncode, said), (0, b""))
+        return printed.decode()
+
+    def test_chat(self):
+        """chat prints the same answer streamed and whole, and with --json all of it."""
+        options = ["--temperature", "0", "--stop", ","]
+        whole = self.ask("chat", QUESTION, "--no-stream", *options)
+        self.assertIn("Red", whole)
+        self.assertEqual(self.ask("chat", QUESTION, *options), whole)
+        reply = json.loads(self.ask("chat", QUESTION, "--json", *options))
+        self.assertEqual(reply["choices"][0]["message"]["content"], whole.rstrip("\n"))
+        self.assertGreater(reply["usage"]["completion_tokens"], 2)
+
+    def test_streams(self):
+        """chat prints while the model is still at work."""
+        process = self.start("chat", "Tell a long story.", "--max-tokens", "100",
+                             "--seed", "1")
+        self.assertTrue(os.read(process.stdout.fileno(), 1))
+        begun = time.monotonic()
+        process.communicate(timeout=60)
+        self.assertGreater(time.monotonic() - begun, 0.3)
+        self.assertEqual(process.returncode, 0)
+
+    def test_schema(self):
+        """A JSON schema on the command line holds the answer to it."""
+        form = {"type": "json_schema", "json_schema": {"name": "c", "schema": SCHEMA}}
+        printed = self.ask("chat", QUESTION, "--response-format", json.dumps(form),
+                           "--temperature", "0", "--max-tokens", "100")
+        self.assertEqual(sorted(json.loads(printed)), ["colour", "count"])
+
+    def test_models(self):
+        """models lists the model, its unknown price and abilities as unknown."""
+        self.assertEqual(self.ask("models").split("\n")[1].split(), ["smollm2"] + ["?"] * 4)
 
 
 class Readme(unittest.TestCase):

@@ -1,0 +1,179 @@
+# SPDX-License-Identifier: MIT
+"""HTTP/1.1 as a client reads and writes it (RFC 9112): no sockets.
+
+Strategy: a `Response` is made on a raw stream and has read the head by then; `read1` hands over
+the body as it comes, without its framing and compression. Generators do the reading: framing says
+where the body ends, so that a cut one is an EOFError, never an end. The stream itself belongs to
+transport.py, which says what its faults mean and takes it back when the body has been read.
+"""
+
+import io
+import re
+import zlib
+from functools import partial
+from typing import Any, Iterator, List, Mapping, Tuple
+
+from .errors import ResponseError
+
+BLOCK = 65536  # bytes in one read or write, and in a line of a head, as http.client has it
+_MOST_HEADERS = 200  # http.client has 100
+_UNPACKED_BLOCK = 1 << 20  # bytes that one step of decompression may give
+_STATUS = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9][0-9])[ \r\n]")
+_HEADER = re.compile(r"^([^\s:][^:\n]*):(.*)$", re.M)  # not what is folded, or has no name
+_CHUNK = re.compile(rb"\s*([0-9A-Fa-f]{1,16})\s*(;.*)?\n")
+
+
+class NotHTTP(Exception):
+    """What answers does not speak HTTP/1.0 or 1.1."""
+
+
+def write_head(line: str, headers: Mapping[str, str]) -> bytes:
+    """Return a request's head; `line` is its first, without the version."""
+    fields = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+    return f"{line} HTTP/1.1\r\n{fields}\r\n".encode("latin-1")
+
+
+class Response:
+    """An answer's status and headers, and its body as it comes; making it reads the head.
+
+    Args:
+        connection: a raw stream, with `cut()` to end it and `explain(error)` to say what a fault
+            means; None where it is none.
+        method: of the request; an answer to HEAD has no body.
+        pool: has `keep(connection, rest)`, to which the connection goes when the body has been
+            read, with what is left of its framing.
+
+    Raises:
+        NotHTTP: what answers is something else.
+    """
+
+    status = 100
+
+    def __init__(self, connection: Any, method: str, pool: Any = None) -> None:
+        self._connection, self._pool = connection, pool
+        source = io.BufferedReader(connection, BLOCK)
+        while 100 <= self.status < 200 and self.status != 101:  # interim (RFC 9110, 15.2)
+            is_old, self.status, self.headers = _read_head(source)
+        found = {name.lower(): value for name, value in reversed(self.headers)}
+        self.location = found.get("location", "")
+        token, length = found.get("connection", "").lower(), found.get("content-length", "")
+        lives = "keep-alive" in token if is_old else "close" not in token
+        self._lives = lives and self.status != 101
+        if method == "HEAD" or self.status in (101, 204, 304):  # how the body ends: RFC 9112, 6.3
+            self._blocks = _read_exactly(source, 0)
+        elif found.get("transfer-encoding", "").lower().endswith("chunked"):
+            self._blocks = _read_chunks(source)
+        elif re.fullmatch("[0-9]{1,18}", length):
+            self._blocks = _read_exactly(source, int(length))
+        else:
+            self._blocks = iter(partial(source.read1, BLOCK), b"")
+            self._lives = False
+        encoding = (found.get("content-encoding") or "identity").lower()
+        self._body = self._blocks if encoding == "identity" else _unpack(self._blocks, encoding)
+
+    def read(self, limit: int) -> bytes:
+        """Return the whole body; more than `limit` bytes are a ResponseError."""
+        body = bytearray()
+        for data in iter(self.read1, b""):
+            body += data
+            if len(body) > limit:
+                self.close()
+                raise ResponseError(
+                    f"the answer is over {limit} bytes; raise max_response_bytes if it may be")
+        return bytes(body)
+
+    def read1(self) -> bytes:
+        """Return what has come of the body, unpacked; waits for the first byte, b"" at its end.
+
+        Raises:
+            StreamInterruptedError: the body was cut, or its framing or compression is broken.
+            APITimeoutError: nothing came in time.
+        """
+        try:
+            data = next(self._body, b"")
+        except BaseException as error:
+            self.close()
+            fault = self._connection.explain(error)
+            if fault is None:
+                raise
+            raise fault from error
+        if not data:
+            self.finish()
+        return data
+
+    def finish(self) -> None:
+        """Give the connection back: nothing but the end of the framing is still to come."""
+        pool, self._pool = self._pool, None
+        if pool is not None and self._lives:
+            pool.keep(self._connection, self._blocks)
+        elif pool is not None:
+            self._connection.cut()
+
+    def close(self) -> None:
+        """End the exchange at once, also while another thread reads."""
+        self._lives = False
+        self.finish()
+
+
+def _read_head(source: io.BufferedReader) -> Tuple[bool, int, List[Tuple[str, str]]]:
+    """Return whether it is HTTP/1.0, the status and the headers."""
+    lines = [source.readline(BLOCK)]
+    if not lines[0]:
+        raise ConnectionResetError("it closed the connection")
+    match = _STATUS.match(lines[0])
+    if match is None:
+        raise NotHTTP("the status line is none")
+    while lines[-1] not in (b"\r\n", b"\n"):
+        if not lines[-1].endswith(b"\n") or len(lines) > _MOST_HEADERS:
+            raise NotHTTP("the headers broke off, or are too many")
+        lines.append(source.readline(BLOCK))
+    found = _HEADER.findall(b"".join(lines[1:]).decode("latin-1"))
+    headers = [(name.rstrip(), value.strip()) for name, value in found]
+    return match.group(1) == b"0", int(match.group(2)), headers
+
+
+def _read_exactly(source: io.BufferedReader, left: int) -> Iterator[bytes]:
+    while left:
+        data = source.read1(min(left, BLOCK))
+        if not data:
+            raise EOFError("the body ended early")
+        left -= len(data)
+        yield data
+
+
+def _read_chunks(source: io.BufferedReader) -> Iterator[bytes]:
+    size = -1
+    while size:
+        match = _CHUNK.match(source.readline(BLOCK))
+        if match is None:
+            raise EOFError("its framing broke off")
+        size = int(match.group(1), 16)
+        yield from _read_exactly(source, size)
+        if size and source.read(2) != b"\r\n":
+            raise EOFError("a chunk does not end where it should")
+    while source.readline(BLOCK) not in (b"\r\n", b"\n", b""):
+        pass  # the trailer section (RFC 9112, 7.1.2)
+
+
+def _unpack(blocks: Iterator[bytes], encoding: str) -> Iterator[bytes]:
+    """Yield what gzip, of several members too, or deflate, with zlib's header or none, holds."""
+    if encoding not in ("gzip", "x-gzip", "deflate"):
+        raise ResponseError("the answer is packed in a way that was not asked for")
+    inflate: Any = None
+    for packed in blocks:
+        while packed:
+            if inflate is None or inflate.eof and packed[:1] == b"\x1f":
+                bare = encoding == "deflate" and packed[0] & 0x0F != 8
+                inflate = zlib.decompressobj(-15 if bare else 47)
+            elif inflate.eof:
+                break  # padding, or a line end: gzip(1) ignores it too
+            try:
+                data = inflate.decompress(packed, _UNPACKED_BLOCK)
+                while data:
+                    yield data
+                    data = inflate.decompress(inflate.unconsumed_tail, _UNPACKED_BLOCK)
+            except zlib.error as error:
+                raise EOFError("its compression is broken") from error
+            packed = inflate.unused_data
+    if inflate is not None and not inflate.eof:
+        raise EOFError("its compression broke off")

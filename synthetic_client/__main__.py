@@ -28,6 +28,7 @@ if __name__ == "__main__" and not __package__:  # the folder was run, or a zipap
     _package.__version__ = importlib.import_module("synthetic_client.__init__").__version__
     importlib.import_module("synthetic_client.__main__").main()
 
+from . import __version__
 from .client import SyntheticClient
 from .errors import ConfigurationError, SyntheticError
 from .request import CallOptions, ChatParams, check_type, describe, parameters
@@ -66,6 +67,14 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     raise SystemExit(code)
 
 
+def _program() -> str:
+    """Return how this was started, for the usage."""
+    name = os.path.basename(sys.argv[0])
+    if name == "__main__.py":
+        return f"python3 -m {__package__}"
+    return f"python3 {name}" if name.endswith(".pyz") else "synthetic-client"
+
+
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> Any:
         """Say in one line what is wrong; the usage alone would fill the screen."""
@@ -73,7 +82,9 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _make_parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="synthetic-client", epilog="The key is read from SYNTHETIC_API_KEY.")
+    parser = _Parser(prog=_program(), description="Talk with the models of https://synthetic.new.",
+                     epilog="The key is read from SYNTHETIC_API_KEY.")
+    parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
     def add(name: str, operands: str, does: str, run: Any = None) -> argparse.ArgumentParser:
@@ -155,7 +166,8 @@ def _chat(client: SyntheticClient, params: JSONObject, arguments: argparse.Names
 def _converse(answer: Callable[[List[Any]], None], messages: List[Any]) -> None:
     """Talk until Ctrl-D. Ctrl-C stops an answer; what had come of it stays in the history."""
     with contextlib.suppress(ImportError):  # as on Windows
-        importlib.import_module("readline")  # gives input() arrow keys and a history
+        readline = importlib.import_module("readline")  # gives input() arrow keys and a history
+        readline.parse_and_bind("set enable-bracketed-paste on")  # pasted lines are one question
     while True:
         try:
             question = input("> ")
@@ -166,6 +178,8 @@ def _converse(answer: Callable[[List[Any]], None], messages: List[Any]) -> None:
             return _print("\n")
         except KeyboardInterrupt:
             _print("\n")
+        except ConfigurationError:
+            raise
         except SyntheticError as error:
             _print(f"synthetic-client: {error}\n", sys.stderr)
         if messages and messages[-1]["role"] == "user":  # nothing came: as if never asked
@@ -194,8 +208,9 @@ def _answer(client: SyntheticClient, params: JSONObject, arguments: argparse.Nam
 def _print_pieces(pieces: Iterable[Any], with_reasoning: bool) -> None:
     """Print a message, or its deltas as they come; reasoning and text have their own lines."""
     texts = ((put, text) for piece in pieces
-             for put, text in ((_print_aside, with_reasoning and piece.reasoning_content),
+             for put, text in ((_print_aside, piece.reasoning_content if with_reasoning else ""),
                                (_print, piece.content)) if text)
+    text = ""
     for put, same in itertools.groupby(texts, lambda pair: pair[0]):
         try:
             for _, text in same:
@@ -222,7 +237,7 @@ def _models(client: SyntheticClient, options: JSONObject, arguments: argparse.Na
         can = "".join(name[:1] if name in able else "-" for name in known)
         _print(row.format(model.id or "?", model.context_length or "?", *prices,
                           "?" if model.supported_features is None else can))
-    _print(f"\n$: for a million tokens. CAN, in this order:\n{', '.join(known) or 'nothing'}\n")
+    _print(f"\n$: for a million tokens. CAN, in this order:\n{', '.join(known)}\n", sys.stderr)
 
 
 def _quotas(client: SyntheticClient, options: JSONObject, arguments: argparse.Namespace) -> None:

@@ -132,6 +132,7 @@ _BY_STATUS: Dict[int, Tuple[Type[APIStatusError], str]] = {  # and what to do
     404: (NotFoundError, "Check base_url and the model's id; GET /models lists them"),
     407: (APIStatusError, "Check the proxy's user and password (proxy=, http_proxy)"),
     409: (ConflictError, _LATER),
+    413: (APIStatusError, "Shorten the messages or shrink the images"),
     422: (UnprocessableEntityError, _CORRECT),
     429: (RateLimitError, "Send fewer at a time, or try again later"),
 }
@@ -219,7 +220,7 @@ def status_error(status: int, body: Any, hint: Optional[str] = None) -> APIStatu
     if status == 400 and (code in _CONTEXT_CODES or kind in _CONTEXT_CODES
                           or _CONTEXT_TEXTS.search(message)):
         made, advice = _OVERFLOW
-    said = quote(message).rstrip(".") or "the answer has no text"
+    said = quote(message).rstrip(".") or "no reason given"
     return made(
         f"HTTP {status}: {said}. {hint or advice}.", status_code=status, body=body,
         message=message, code=code, type=kind, param=fault.get("param")

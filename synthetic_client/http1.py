@@ -47,12 +47,11 @@ class Response:
         NotHTTP: what answers is something else.
     """
 
-    status = 100
-
     def __init__(self, connection: Any, method: str, pool: Any = None) -> None:
         self._connection, self._pool = connection, pool
         source = io.BufferedReader(connection, BLOCK)
-        while 100 <= self.status < 200 and self.status != 101:  # interim (RFC 9110, 15.2)
+        is_old, self.status, self.headers = _read_head(source)
+        while self.status < 200 and self.status != 101:  # interim (RFC 9110, 15.2)
             is_old, self.status, self.headers = _read_head(source)
         found = {name.lower(): value for name, value in reversed(self.headers)}
         self.location = found.get("location", "")

@@ -110,6 +110,8 @@ def add_headers(error: APIStatusError, meta: Any) -> None:
             said += f"; it renews in {describe_wait(left)}"
             wait = left if wait is None or left > LONGEST_WAIT else wait
         error.args = (f"{error}{said}.",)
+    elif wait is not None and wait > LONGEST_WAIT:
+        error.args = (f"{error} It asks for a wait of {describe_wait(wait)}.",)
     error.retry_after = wait
 
 

@@ -57,7 +57,7 @@ class SSEParser:
         if end >= 0:
             events = self._read_events(self._held[:end].decode("utf-8", "replace"))
             del self._held[:end + 2]
-        elif data[-1:] == b"\n" and self._held[:1] == b":":  # comments are no part of an event
+        elif data[-1:] == b"\n" and self._held.startswith(b":"):  # no part of an event
             del self._held[:self._held.find(b"\n") + 1]
         if len(self._held) > self._limit:
             self._refuse()

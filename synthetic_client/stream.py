@@ -205,7 +205,7 @@ def _read_chunks(
     response: Any, parser: SSEParser, accumulator: Accumulator
 ) -> Iterator[ChatCompletionChunk]:
     """Yield the chunks of an answer; ends well when it was whole, and raises where it was not."""
-    head = b""
+    head, raw = b"", None
     for data in iter(response.read1, b""):
         head = head or data[:1000]
         for event in parser.feed(data):
@@ -224,8 +224,9 @@ def _read_chunks(
     if accumulator.is_empty and head.lstrip()[:1] in (b"<", b"{", b"["):
         body = parse_body(head.decode("utf-8", "replace"))
         raise_fault(body)
-        text = quote(str(body)[:300] + "[...]")
-        raise ResponseError(f"the answer is no event stream: {text}", body=text)
+        text = quote(str(body)[:300] + "[...]" * (len(head) > 300))  # also a key is masked so
+        raise ResponseError(
+            f"the answer is no event stream: {text}; check base_url", body=text)
     if not accumulator.is_finished:
         raise StreamInterruptedError(
             "the stream ended before the answer was whole; see partial, or ask again")

@@ -42,9 +42,10 @@ _LABEL = r"[^\0- /:@.\[\]\x7f]{1,63}"
 _PROXY = re.compile(rf"(?:https?://)?(?:([^/\s]*)@)?"  # user:password
                     rf"({_LABEL}(?:\.{_LABEL})*\.?|\[[0-9a-f:.]+\])(?::([0-9]+))?/?", re.I)
 _STRICT = "; Python 3.13 and newer check strictly (ssl.VERIFY_X509_STRICT)"
-_ADVICE: Mapping[type, str] = {
-    socket.gaierror: "its name cannot be looked up; check base_url, and whether a proxy is needed",
-    ConnectionRefusedError: "nothing listens there; check base_url's host and port",
+_SAID: Mapping[type, str] = {
+    socket.gaierror: "the host's name cannot be looked up",
+    ConnectionRefusedError: "nothing listens there",
+    ssl.SSLError: "it does not speak TLS as we do",
 }
 _Way = Tuple[Tuple[str, int], Dict[str, str], Tuple[str, ...]]  # address, headers, secrets
 _TIMEOUTS = (socket.timeout, TimeoutError)  # one and the same from Python 3.10 on
@@ -118,7 +119,7 @@ class _Connection(io.RawIOBase):
         return True
 
     def close(self) -> None:
-        pass  # io closes what is under a buffer that is dropped; the connection lives on
+        """Do nothing: io closes what is under a buffer that is dropped, and this lives on."""
 
     def is_reusable(self) -> bool:
         """Say whether a request may go out: the last answer has ended, and nothing else came."""
@@ -177,8 +178,8 @@ class Transport(urllib.request.BaseHandler):
         self, origin: str, proxy: Optional[str], ca_file: Optional[str],
         ssl_context: Optional[ssl.SSLContext]
     ) -> None:
-        self._origin = self._place = origin
-        self._url = urllib.parse.urlsplit(origin)
+        self._origin, self._url = origin, urllib.parse.urlsplit(origin)
+        self._place, self._suspects = origin, "base_url, and whether a proxy is needed"
         self._context: Optional[ssl.SSLContext] = None  # for plain http
         self._trusted = "your ssl_context"
         if self._url.scheme == "https":
@@ -194,6 +195,7 @@ class Transport(urllib.request.BaseHandler):
         if way is not None:
             self._address, self._proxy_headers, self.secrets = way
             self._place += " through the proxy {}:{}".format(*self._address)
+            self._suspects = "base_url and the proxy (proxy=, http_proxy, https_proxy)"
         self._idle: Deque[_Connection] = deque()  # its ends are atomic: no lock to fork with
         self._opener = urllib.request.OpenerDirector()
         self._opener.add_handler(self)
@@ -208,15 +210,16 @@ class Transport(urllib.request.BaseHandler):
             APIConnectionError: no answer could be had.
             ResponseError: what answered does not speak HTTP.
         """
-        for left in range(REDIRECTS, -1, -1):
+        left = REDIRECTS
+        while True:
             request: Any = urllib.request.Request(url, body, dict(headers), method=method)
             request.clock = clock
             response = self._open(request, attempt)
             url = _join(url, response.location) if response.status in (307, 308) else ""
             if not left or not url.startswith(self._origin + "/"):
-                break
+                return response
             response.close()
-        return response
+            left -= 1
 
     def _open(self, request: Any, attempt: int) -> Response:
         begun, outcome = time.monotonic(), "stopped"
@@ -297,10 +300,11 @@ class Transport(urllib.request.BaseHandler):
         if isinstance(error, ssl.SSLCertVerificationError):
             return APIConnectionError(
                 f"the certificate of {self._origin} is not trusted: {error.verify_message}; "
-                f"checked against {self._trusted}; add yours with ca_file= or SSL_CERT_FILE"
-                + (_STRICT if sys.version_info >= (3, 13) else ""))
+                f"checked against {self._trusted}; check base_url, or add a certificate with "
+                "ca_file= or SSL_CERT_FILE" + (_STRICT if sys.version_info >= (3, 13) else ""))
         return APIConnectionError(
-            f"no answer from {self._place}: {_describe(error)}", retryable=not connection.heard)
+            f"no answer from {self._place}: {_describe(error)}; check {self._suspects}",
+            retryable=not connection.heard)
 
     def _take_idle(self) -> Optional[_Connection]:
         """Return an idle connection that is alive, None where there is none."""
@@ -392,5 +396,5 @@ def _join(url: str, location: str) -> str:
 
 
 def _describe(error: Exception) -> str:
-    said = _ADVICE.get(type(error)) or getattr(error, "strerror", None) or error
+    said = _SAID.get(type(error)) or getattr(error, "strerror", None) or error
     return " ".join(str(said).split()) or type(error).__name__

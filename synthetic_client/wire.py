@@ -126,7 +126,7 @@ class WireObject:
             setattr(cls, name, field(default_factory=partial(cls._read, name, _NULL)))
         cls.__annotations__["extra"] = JSONObject
         cls.extra = field(default_factory=dict)
-        dataclass(cls)
+        dataclass(repr=False)(cls)
 
     @classmethod
     def from_dict(cls: Type[_T], data: JSONObject) -> _T:
@@ -162,6 +162,9 @@ class WireObject:
 
     if not TYPE_CHECKING:  # or no misspelt attribute would be seen
 
+        def __dir__(self):  # what was not looked at yet can be completed too
+            return [*super().__dir__(), *self.__dataclass_fields__]
+
         def __getattr__(self, name):  # runs only for what was not looked at before
             if name in self._keys or name == "extra":
                 value = self._read(name, self._sent)
@@ -171,6 +174,11 @@ class WireObject:
                 raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
             self.__dict__[name] = value
             return value
+
+    def __repr__(self) -> str:
+        values = [(name, getattr(self, name)) for name in (*self._keys, "extra")]
+        said = ", ".join(f"{name}={value!r}" for name, value in values if value or value == 0)
+        return f"{type(self).__name__}({said})"
 
     def to_dict(self) -> JSONObject:
         """Return the JSON object as the server sent it, with what was changed since."""

@@ -237,7 +237,8 @@ def _models(client: SyntheticClient, options: JSONObject, arguments: argparse.Na
         can = "".join(name[:1] if name in able else "-" for name in known)
         _print(row.format(model.id or "?", model.context_length or "?", *prices,
                           "?" if model.supported_features is None else can))
-    _print(f"\n$: for a million tokens. CAN, in this order:\n{', '.join(known)}\n", sys.stderr)
+    said = f"CAN, in this order:\n{', '.join(known)}\n" if known else "\n"
+    _print(f"\n$: for a million tokens. {said}", sys.stderr)
 
 
 def _quotas(client: SyntheticClient, options: JSONObject, arguments: argparse.Namespace) -> None:

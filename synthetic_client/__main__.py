@@ -46,7 +46,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
     try:
-        arguments = _make_parser().parse_args(argv)
+        arguments = _make_parser(sys.argv[1:] if argv is None else argv).parse_args(argv)
         code = arguments.run(arguments) or _DONE
         sys.stdout.flush()
     except BrokenPipeError:  # who reads has seen enough; nor may the flush at exit complain
@@ -66,7 +66,7 @@ class _Parser(argparse.ArgumentParser):
         self.exit(_WRONG, f"{self.prog}: {message}; see {self.prog} --help\n")
 
 
-def _make_parser() -> argparse.ArgumentParser:
+def _make_parser(argv: Sequence[str]) -> argparse.ArgumentParser:
     parser = _Parser(prog="synthetic-client", allow_abbrev=False,
                      epilog="The key is read from SYNTHETIC_API_KEY.")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
@@ -88,6 +88,9 @@ def _make_parser() -> argparse.ArgumentParser:
     _add_request(add(_models, "models", "", "list the models and their prices"), CallOptions)
     _add_request(add(_quotas, "quotas", "", "show what is left of your plan"), CallOptions)
     add(_demo, "demo", "", "show a chat, a stream and an error, with no key and no network")
+    proxy = add(None, "proxy", "--config FILE ", "hold the key for others, as LiteLLM's proxy")
+    if "proxy" in argv:  # which alone wants http.server; it says what runs, too
+        importlib.import_module(".proxy", __package__).add_flags(proxy)
     return parser
 
 

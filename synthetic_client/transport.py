@@ -505,6 +505,7 @@ class Transport(urllib.request.BaseHandler):
 
     def _exchange(self, connection: _Connection, request: Any) -> Response:
         connection.clock, request.connection = request.clock, connection
+        request.clock.cut = connection.discard
         request.clock.connect_ends = None  # of an attempt that did not connect
         if connection.wire is not None:
             connection.wire.clock, connection.wire.heard = request.clock, False
@@ -516,6 +517,7 @@ class Transport(urllib.request.BaseHandler):
             connection.request(request.get_method(), target, request.data, headers)
             response: Any = connection.getresponse()
             response.connection, response.owner = connection, self
+            request.clock.cut = response.close  # which spares a connection that was given back
             return cast(Response, response)
         except BaseException:
             connection.discard()

@@ -142,7 +142,7 @@ def _get(table: Mapping[str, Any], key: str, kind: Type[Any], needed: bool = Fal
     value = table.get(key)
     if value is None and not needed:
         return None
-    if not isinstance(value, kind) or not value and (needed or kind is str):
+    if not isinstance(value, kind) or not value and kind is not dict:
         wanted = {"str": "a text", "dict": "an object", "list": "a list with entries"}
         raise ConfigurationError(f"{key} should be {wanted[kind.__name__]}")
     if kind is str and value.startswith("os.environ/"):

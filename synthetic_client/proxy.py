@@ -96,7 +96,7 @@ class Proxy(ThreadingHTTPServer):
         """End the upstream requests whose callers have gone."""
         with self._lock:
             for handler in self._callers.values():
-                if handler is not None:
+                if handler is not None and not handler.unread:
                     handler.listen()
 
     def verify_request(self, request: Any, client_address: Any) -> bool:
@@ -237,8 +237,6 @@ class _Handler(BaseHTTPRequestHandler):
 
     def listen(self) -> None:
         """Notice that the caller has left, or sends its next request already."""
-        if self.unread or self.has_left:
-            return
         try:
             self.unread = self.ear.recv(_BLOCK)
             self.has_left = not self.unread

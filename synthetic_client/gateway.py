@@ -145,7 +145,7 @@ def _get(table: Mapping[str, Any], key: str, kind: Type[Any], needed: bool = Fal
     if not isinstance(value, kind) or not value and kind is not dict:
         wanted = {"str": "a text", "dict": "an object", "list": "a list with entries"}
         raise ConfigurationError(f"{key} should be {wanted[kind.__name__]}")
-    if kind is str and value.startswith("os.environ/"):
+    if isinstance(value, str) and value.startswith("os.environ/"):
         name = value[len("os.environ/"):]
         value = (os.environ.get(name) or "").strip()
         if not value:

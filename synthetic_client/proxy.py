@@ -147,7 +147,7 @@ class Proxy(ThreadingHTTPServer):
 class _Handler(BaseHTTPRequestHandler):
     """One connection, and the request that it is at, which the gateway answers by `send`."""
 
-    server: Proxy
+    server: Any  # a Proxy
     disable_nagle_algorithm = True
 
     def handle(self) -> None:
@@ -228,7 +228,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.server.gateway.admit(self.head)
         body = self._read_body()
         self.server.turn(self.connection, self)
-        return self.server.gateway.answer(self.head, body, self)
+        self.server.gateway.answer(self.head, body, self)
 
     def _receive(self, ends: float) -> bytes:
         """Return what comes next from the caller, b"" at its end."""
@@ -275,11 +275,12 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _send_error(self, error: SyntheticError) -> None:
         """Tell the caller; where a stream has begun, by an event in it and by its missing end."""
-        self.errors.append(error)
-        status, body = describe(error)
         if self.has_left:
             self.status = _GONE
-        elif self.has_begun:
+            return
+        self.errors.append(error)
+        status, body = describe(error)
+        if self.has_begun:
             self.send_events(b"data: " + encode(body) + b"\n\n")
             self.close_connection, self.status = True, status
         else:

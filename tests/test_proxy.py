@@ -769,7 +769,7 @@ class Departures(Proxied):
             server.requests.pop()
         self.assertTrue(all(left for left, _ in gone))
         self.assertLess(max(seconds for _, seconds in gone), 2)
-        self.wait_for(lambda: self.log.getvalue().count(" 499 ") == 2)
+        self.wait_for(lambda: len(re.findall(" 499 .* -\n", self.log.getvalue())) == 2)
 
     def test_no_other_entry(self):
         """For a caller that has left no other entry is asked, and none has to rest."""
@@ -909,6 +909,22 @@ class Command(unittest.TestCase):
             process.send_signal(signal.SIGINT)
             self.assertEqual(process.communicate(timeout=LIMIT), ("", ""))
         self.assertEqual(process.returncode, 0)
+
+    def test_killed(self):
+        """A proxy that is killed in mid-stream leaves the caller without an end."""
+        def handler(conn):
+            conn.start_sse()
+            conn.event(chunk("a"))
+            conn.gone()
+            conn.close()
+        with Server(handler) as server:
+            process = self.run_proxy(config(entry(server)))
+            with Caller(int(process.stderr.readline().rpartition(":")[2])) as caller:
+                caller.send(STREAM)
+                caller.read_head()
+                caller.read_piece()
+                process.kill()
+                self.assertEqual(caller.read_stream(), (b"", False))
 
     def test_refusals(self):
         """What is wrong is told in one line with exit code 2; so is a host beyond loopback."""

@@ -354,7 +354,7 @@ class _Connection(http.client.HTTPConnection):
             if not self.unfinished.drain():
                 return False
             self.unfinished = None
-        return self.wire.is_quiet()
+        return self.wire.sock.fileno() >= 0 and self.wire.is_quiet()
 
     def discard(self) -> None:
         if self.wire is not None:

@@ -64,6 +64,16 @@ class Stopping(unittest.TestCase):
             self.assertEqual(server.connections, 1)
 
 
+    def test_stop_at_the_end(self):
+        """A connection that was cut just when its answer came is not used again."""
+        with Server() as server:
+            client = server.client()
+            client.chat("hi")
+            client._transport()._idle[-1].discard()
+            client.chat("hi")
+            self.assertEqual(server.connections, 2)
+
+
 class Waits(unittest.TestCase):
     """The pure functions."""
 

@@ -284,7 +284,7 @@ def describe(error: SyntheticError) -> Tuple[int, JSONObject]:
     status, message, code = 502, "the model's server cannot be reached, or broke off", None
     if isinstance(error, APIStatusError):
         body, said = error.body, quote(error.message)
-        if 400 <= error.status_code != 407:
+        if error.status_code >= 400 and error.status_code != 407:  # that is our way's, not theirs
             status, code = error.status_code, error.code
         if isinstance(body, dict) and isinstance(body.get("error"), dict):
             return status, body

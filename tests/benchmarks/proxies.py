@@ -288,7 +288,7 @@ def tabulate(ready, memory, rounds):
     for figure, kind, share in (("first", "first", 0.5), ("later", "later", 0.5),
                                 ("latest", "later", 0.99)):
         values = [lag(name, kind, share) for name in names]
-        add(figure, values, lambda value: f"+{value * 1000:.2f} ms", False, None)
+        add(figure, values, lambda value: f"{value * 1000:+.2f} ms", False, None)
         rows[-1][1] = mark(rows[-1][1], values[0] <= 0.002, "<= 2 ms")
     whole = [min(one["streams"][1] for one in rounds[name]) for name in names]
     taken = [statistics.median(one["streams"][0] for one in rounds[name]) for name in names]

@@ -187,9 +187,9 @@ class _Handler(BaseHTTPRequestHandler):
             self.status = 0 if self.head.method == "-" else _GONE
             raise
         finally:
-            self.server.turn(self.connection, None)
             if self.status:
                 self._log(time.monotonic() - started)
+            self.server.turn(self.connection, None)
 
     def _read_head(self, ends: float) -> bool:
         """Read the next request's head, and say whether one came; begun, it has its own time."""

@@ -139,6 +139,7 @@ class Proxied(unittest.TestCase):
             thread.join(LIMIT)
             made.server_close()
             self.assertFalse(thread.is_alive())
+            self.wait_for(lambda: not made._callers)
 
         self.addCleanup(stop)
         self.thread = thread

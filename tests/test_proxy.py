@@ -641,10 +641,10 @@ class Heads(unittest.TestCase):
 
     def test_accepted(self):
         """A head is read whole, byte by byte and with more behind, which is left."""
-        data = HEAD + b"X-A:b\r\nx-b: \t c d\t \r\nX-A: e\r\nEmpty:\r\nContent-Length: 3\r\n\r\n"
+        data = HEAD + b"X-A:b\r\nx-b: \t c d\xa0\t \r\nX-A: e\r\nEmpty:\r\nContent-Length: 3\r\n\r\n"
         head, rest = http1.parse_head(data + b"abc\nGET")
         self.assertEqual(rest, b"abc\nGET")
-        self.assertEqual(head.fields, {"host": "x", "x-a": "e", "x-b": "c d", "empty": "",
+        self.assertEqual(head.fields, {"host": "x", "x-a": "e", "x-b": "c d\xa0", "empty": "",
                                        "content-length": "3"})
         self.assertEqual((head.method, head.path, head.length), ("POST", CHAT, 3))
         for end in range(len(data)):
@@ -669,7 +669,8 @@ class Limits(Proxied):
         server = self.serve()
         with self.caller() as caller:
             caller.sock.sendall(HEAD + b"Content-Length: 99999999999\r\n\r\n")
-            for _ in range(40):
+            for _ in range(4):
+                time.sleep(0.01)
                 caller.sock.sendall(b"x" * 65536)
             self.assertEqual(caller.read()[0], 413)
         body = json.dumps(dict(ASKED, x="")).encode()
@@ -719,6 +720,24 @@ class Limits(Proxied):
             server = self.serve()
             at_once(self, check, [dripping, idle, silent, half])
         self.assertEqual(server.requests, [])
+
+    def test_slow_reader(self):
+        """A caller that does not read its stream is given up, and the upstream's end with it."""
+        def handler(conn):
+            conn.start_sse()
+            with self.assertRaises(OSError):
+                while not ended.is_set():
+                    conn.event("x" * 1000000)
+            ended.set()
+            conn.close()
+        ended = threading.Event()
+        with mock.patch.object(proxy, "IDLE_SECONDS", 0.1):
+            self.serve(handler)
+            caller = self.caller()
+            caller.send(STREAM)
+            self.assertTrue(ended.wait(5))
+            ended.set()
+            self.wait_for(lambda: " 499 " in self.log.getvalue())
 
     def test_connections(self):
         """At the limit, who waits longest makes room; who is being answered never does."""
@@ -840,8 +859,10 @@ class Stops(Proxied):
         streamed.read_piece()
         whole.send()
         self.wait_for(lambda: len(server.requests) == 2)
+        begun = time.monotonic()
         self.proxy.stop()
         body, ended = streamed.read_stream()
+        self.assertLess(time.monotonic() - begun, 2)
         self.assertFalse(ended)
         self.assertIn(b"error", body)
         self.assertEqual(whole.read()[0], 502)
@@ -951,7 +972,8 @@ class Command(unittest.TestCase):
         """Beyond loopback the proxy listens only with a master_key."""
         data = config({"model_name": "m", "litellm_params": {"model": "hf:a/b", "api_key": KEY}})
         for host in ("127.0.0.1", "localhost"):
-            proxy.Proxy(read_config(data), (host, 0)).server_close()
+            with mock.patch("socket.getfqdn", side_effect=AssertionError("may ask the network")):
+                proxy.Proxy(read_config(data), (host, 0)).server_close()
         for host in ("0.0.0.0", ""):
             with self.assertRaises(sc.ConfigurationError):
                 proxy.Proxy(read_config(data), (host, 0))

@@ -641,7 +641,8 @@ class Heads(unittest.TestCase):
 
     def test_accepted(self):
         """A head is read whole, byte by byte and with more behind, which is left."""
-        data = HEAD + b"X-A:b\r\nx-b: \t c d\xa0\t \r\nX-A: e\r\nEmpty:\r\nContent-Length: 3\r\n\r\n"
+        data = HEAD + (b"X-A:b\r\nx-b: \t c d\xa0\t \r\nX-A: e\r\nEmpty:\r\n"
+                       b"Content-Length: 3\r\n\r\n")
         head, rest = http1.parse_head(data + b"abc\nGET")
         self.assertEqual(rest, b"abc\nGET")
         self.assertEqual(head.fields, {"host": "x", "x-a": "e", "x-b": "c d\xa0", "empty": "",

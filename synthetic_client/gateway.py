@@ -22,7 +22,7 @@ from .errors import (
     APIConnectionError, APIStatusError, APITimeoutError, ConfigurationError, ResponseError,
     StreamInterruptedError, SyntheticError, parse_answer, parse_body, quote, raise_fault
 )
-from .http1 import Head, refusal
+from .head import Head, refusal
 from .request import encode
 from .sse import SSEParser
 from .wire import JSONObject

@@ -2,7 +2,7 @@
 """The proxy: one machine holds the key, everything else speaks OpenAI's protocol to it.
 
 Strategy: a `Proxy` gives each connection a thread, in which a `_Handler` reads requests by the
-strict rules of http1.py and has gateway.py answer them. A connection either waits for its caller,
+strict rules of head.py and has gateway.py answer them. A connection either waits for its caller,
 and may be closed at any time, or is being answered. The loop that accepts also listens whether
 those callers are still there, and stops the clock of one that is not, which ends its upstream
 request. A stream that breaks off gets no end, and so never looks whole.
@@ -19,7 +19,7 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from .errors import ConfigurationError, SyntheticError
 from .gateway import Gateway, describe, read_config, summarize
-from .http1 import Head, check_origin, parse_head, refusal
+from .head import Head, check_origin, parse_head, refusal
 from .request import encode, is_loopback
 from .retry import Clock
 from .wire import JSONObject

@@ -32,7 +32,6 @@ class Head(NamedTuple):
         """The bytes of the body."""
         return int(self.fields.get("content-length", 0))
 
-
     @property
     def is_last(self) -> bool:
         """Whether the connection ends with this request."""

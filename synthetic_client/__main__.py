@@ -51,7 +51,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
     try:
-        arguments = _make_parser().parse_args(argv)
+        arguments = _make_parser(sys.argv[1:] if argv is None else argv).parse_args(argv)
         code = arguments.run(arguments) or _DONE
         sys.stdout.flush()
     except BrokenPipeError:  # who reads has seen enough; nor may the flush at exit complain
@@ -81,7 +81,7 @@ class _Parser(argparse.ArgumentParser):
         self.exit(_WRONG, f"{self.prog}: {message}; see {self.prog} --help\n")
 
 
-def _make_parser() -> argparse.ArgumentParser:
+def _make_parser(argv: Sequence[str]) -> argparse.ArgumentParser:
     parser = _Parser(prog=_program(), description="Talk with the models of https://synthetic.new.",
                      epilog="The key is read from SYNTHETIC_API_KEY.")
     parser.add_argument("--version", action="version", version=__version__)
@@ -111,6 +111,9 @@ def _make_parser() -> argparse.ArgumentParser:
     _add_request(add("models", "", "list the models and their prices"), _models, CallOptions)
     _add_request(add("quotas", "", "show what is left of your plan"), _quotas, CallOptions)
     add("demo", "", "show a chat, a stream and an error, with no key and no network", _demo)
+    proxy = add("proxy", "--config FILE ", "hold the key for others, as LiteLLM's proxy")
+    if "proxy" in argv:  # which alone wants http.server; it says what runs, too
+        importlib.import_module(".proxy", __package__).add_flags(proxy)
     return parser
 
 

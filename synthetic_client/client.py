@@ -317,7 +317,7 @@ class SyntheticClient:
         timeout, deadline, max_retries = (
             getattr(self, name) if options.get(name) is None else options[name]
             for name in ("timeout", "deadline", "max_retries"))
-        clock = retry.Clock(timeout, self.connect_timeout, deadline)
+        clock = options.get("clock") or retry.Clock(timeout, self.connect_timeout, deadline)
         secrets = (self._api_key or "", *self._transport().secrets)
         url = make_url(self.base_url, path)
         return Call(

@@ -11,7 +11,7 @@ import random
 import re
 import time
 from datetime import datetime, timezone
-from typing import Any, Mapping, Optional, Tuple
+from typing import Any, Callable, Mapping, Optional, Tuple
 
 from .errors import APIConnectionError, APIStatusError, APITimeoutError, SyntheticError
 
@@ -31,10 +31,16 @@ class Clock:
         self._phase = "silence"
         self._ends = float("inf") if deadline is None else time.monotonic() + deadline
         self.connect_ends: Optional[float] = None
+        self.cut: Callable[[], Any] = bool  # ends the exchange that waits now
 
     def start_connecting(self) -> None:
         """Let connect_timeout bound what follows, until connect_ends is None again."""
         self.connect_ends = time.monotonic() + self._limits["connect"]
+
+    def stop(self) -> None:
+        """End the call at once, from any thread."""
+        self._ends = -float("inf")  # first: no wait may begin after the cut
+        self.cut()
 
     def left(self) -> float:
         """Return the seconds until the deadline."""

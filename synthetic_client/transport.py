@@ -34,7 +34,6 @@ from .retry import Clock
 IDLE_CONNECTIONS = 32
 IDLE_SECONDS = 60.0
 REDIRECTS = 5
-POOLS = 8  # that are kept for settings of which no client is left
 _DRAIN_SECONDS = 0.05  # for the end of a body whose last event was read already
 _TCP_OPTIONS = {"TCP_NODELAY": 1, "TCP_KEEPIDLE": 60, "TCP_KEEPALIVE": 60, "TCP_KEEPINTVL": 30,
                 "TCP_KEEPCNT": 4}
@@ -123,8 +122,7 @@ class _Connection(io.RawIOBase):
 
     def is_reusable(self) -> bool:
         """Say whether a request may go out: the last answer has ended, and nothing else came."""
-        idle = time.monotonic() - self.idle_since
-        if idle > IDLE_SECONDS or self.process != os.getpid():
+        if time.monotonic() - self.idle_since > IDLE_SECONDS or self.process != os.getpid():
             return False
         self.clock = Clock(_DRAIN_SECONDS, _DRAIN_SECONDS, _DRAIN_SECONDS)
         try:
@@ -181,13 +179,12 @@ class Transport(urllib.request.BaseHandler):
         self._origin, self._url = origin, urllib.parse.urlsplit(origin)
         self._place, self._suspects = origin, "base_url, and whether a proxy is needed"
         self._context: Optional[ssl.SSLContext] = None  # for plain http
-        self._trusted = "your ssl_context"
         if self._url.scheme == "https":
             self._context = ssl_context or _make_context(ca_file)
-        if ssl_context is None:
-            store = os.environ.get("SSL_CERT_FILE") or ssl.get_default_verify_paths().cafile
-            self._trusted = f"the system's certificates ({store})"
-            self._trusted += f" and {ca_file}" if ca_file else ""
+        store = os.environ.get("SSL_CERT_FILE") or ssl.get_default_verify_paths().cafile
+        self._trusted = f"the system's certificates ({store}){f' and {ca_file}' * bool(ca_file)}"
+        if ssl_context is not None:
+            self._trusted = "your ssl_context"
         self._address = self._url.hostname or "", self._url.port or (443 if self._context else 80)
         self._proxy_headers: Optional[Dict[str, str]] = None  # where there is no proxy
         self.secrets: Tuple[str, ...] = ()
@@ -248,13 +245,16 @@ class Transport(urllib.request.BaseHandler):
     https_open = http_open
 
     def _exchange(self, connection: _Connection, request: Any) -> Response:
-        connection.clock, connection.heard = request.clock, False
-        connection.clock.connect_ends = None  # of an attempt that did not connect
+        clock, connection.heard = request.clock, False
+        clock.cut, clock.connect_ends = connection.cut, None  # not those of an earlier attempt
+        connection.clock = clock
         try:
             if connection.sock is None:
                 self._connect(connection)
             connection.send(self._compose(request))
-            return Response(connection, request.method, self)
+            response = Response(connection, request.method, self)
+            clock.cut = response.close  # which spares a connection that was given back
+            return response
         except BaseException as error:
             connection.cut()
             if isinstance(error, _FAULTS):
@@ -334,7 +334,7 @@ class Transport(urllib.request.BaseHandler):
             pass  # another thread took the last one
 
 
-@lru_cache(maxsize=POOLS)
+@lru_cache(maxsize=8)  # pools that are kept for settings of which no client is left
 def _keep(_environment: Tuple[Any, ...], *settings: Any) -> Transport:
     return Transport(*settings)
 

@@ -189,8 +189,10 @@ def main():
     for process in [*workers.values(), server]:
         process.close()
     if not options.quick and not options.only:
+        from .proxies import kept
+        proxies = kept()  # theirs is measured by itself
         with open(RESULTS, "w", encoding="utf-8") as file:
-            file.write(report(rows, started, load))
+            file.write(report(rows, started, load) + ("\n" + proxies if proxies else ""))
 
 
 if __name__ == "__main__":

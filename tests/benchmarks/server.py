@@ -15,6 +15,7 @@ import time
 STREAMS = {"stream": 2000, "short": 200, "huge": 50100, "first": 10}     # name: pieces of text
 FIRST_PAUSE = 0.005     # seconds between the first chunk of "first" and the rest
 LATENCY = 0.02          # seconds before the answer of "late", else that of "call"
+PACED, PACE = "paced", 0.005    # a stream of 50 chunks, so many seconds apart, that tell the time
 FRAME = 65536           # bytes in one frame of the chunked coding
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: %s\r\n%s\r\n\r\n"
@@ -75,6 +76,15 @@ def render():
     return answers
 
 
+def paced():
+    """Yield the writes of a stream whose texts are the times at which they are sent."""
+    yield HEAD % (b"text/event-stream", b"Transfer-Encoding: chunked")
+    for _ in range(50):
+        time.sleep(PACE)
+        yield frames(event(repr(time.monotonic())))
+    yield frames(event("", "stop") + b"data: [DONE]\n\n") + b"0\r\n\r\n"
+
+
 def serve(connection, answers):
     """Answer the requests of one connection until the client closes it."""
     with connection, contextlib.suppress(ConnectionError):
@@ -87,11 +97,15 @@ def serve(connection, answers):
                     return
                 received += data
             head, _, received = received.partition(b"\r\n\r\n")
-            length = int(head.lower().partition(b"content-length:")[2].split(b"\r\n")[0])
+            length = int(head.lower().partition(b"content-length:")[2].split(b"\r\n")[0] or 0)
             while len(received) < length:
                 received += connection.recv(65536)
             received = received[length:]
             name = head.split(b"/", 2)[1]
+            if name == PACED.encode():
+                for write in paced():
+                    connection.sendall(write)
+                continue
             first, *rest = answers[name]
             connection.sendall(first)
             for write in rest:

@@ -27,6 +27,7 @@ from typing import Any, Dict, Mapping, Optional, Sequence, Tuple, Type
 _decode = json.JSONDecoder(strict=False).decode  # control characters in texts were seen
 _CUT = "[...]"  # ends a quotation that was cut short
 _LONGEST_QUOTE = 300  # characters of a server's text within our one line
+_DEEPEST = 50  # levels of a body that are kept in an error, which Python can then recurse through
 _CONTEXT_TEXTS = re.compile(r"longer than the model's context length|context limit exceeded", re.I)
 _CONTEXT_CODES = ("context_length_exceeded", "exceed_context_size_error")
 
@@ -152,16 +153,13 @@ def scrub(error: BaseException, secrets: Sequence[str]) -> None:
     """Mask the secrets, and any URL's user:password, in all that an error and its causes hold."""
     found: Optional[BaseException] = error
     while found is not None:
-        try:
-            found.args = masked(found.args, secrets)
-            vars(found).update(masked(vars(found), secrets))
-        except RecursionError:  # a body nested too deep to look through
-            vars(found).update(body=None)
+        found.args = masked(found.args, secrets)
+        vars(found).update(masked(vars(found), secrets))
         found = found.__cause__ or found.__context__
 
 
-def masked(value: Any, secrets: Sequence[str]) -> Any:
-    """Return `value` without the secrets, at any depth of lists and dicts."""
+def masked(value: Any, secrets: Sequence[str], levels: int = _DEEPEST) -> Any:
+    """Return `value` without the secrets, and without what is nested deeper than `levels`."""
     if isinstance(value, str):
         for secret in secrets:
             value = value.replace(secret, "***")
@@ -169,10 +167,11 @@ def masked(value: Any, secrets: Sequence[str]) -> Any:
                 value = value.replace(secret[:size] + _CUT, "***" + _CUT)
         return re.sub(r"//[^/@\s]*@", "//", value)
     if isinstance(value, dict):
-        pairs = [(masked(key, secrets), masked(item, secrets)) for key, item in value.items()]
+        pairs = [(masked(key, secrets), masked(item, secrets, levels - 1))
+                 for key, item in value.items() if levels]
         return type(value)(pairs)
     if type(value) in (list, tuple):
-        return type(value)(masked(item, secrets) for item in value)
+        return type(value)(masked(item, secrets, levels - 1) for item in value if levels)
     if hasattr(value, "from_dict"):  # the quotas, from a header
         return value.from_dict(masked(value.to_dict(), secrets))
     return value

@@ -102,14 +102,14 @@ def _find_call(calls: List[JSONObject], piece: JSONObject) -> JSONObject:
     return calls[-1]
 
 
-def _joined(value: Any) -> Any:
-    """Return a copy in which each text is in one piece."""
+def _joined(value: Any, levels: int = 5) -> Any:
+    """Return a copy in which each text is in one piece; down to a call's arguments is enough."""
     if isinstance(value, _Text):
         return "".join(value)
-    if isinstance(value, list):
-        return [_joined(item) for item in value]
-    if isinstance(value, dict):
-        return {key: _joined(item) for key, item in value.items()}
+    if isinstance(value, list) and levels:
+        return [_joined(item, levels - 1) for item in value]
+    if isinstance(value, dict) and levels:
+        return {key: _joined(item, levels - 1) for key, item in value.items()}
     return value
 
 

@@ -105,6 +105,7 @@ class Echoes(Leaks):
         "<html>" + "x" * 280 + KEY,
         '"%s"' % KEY,
         '["%s"]' % KEY,
+        '{"error": "%s", "x": %s"%s"%s}' % (KEY, "[" * 600, KEY, "]" * 600),  # masking recurses
     ]
 
     def test_statuses(self):
@@ -127,6 +128,13 @@ class Echoes(Leaks):
                 self.check(answer(status, "", headers))
                 reason = "HTTP/1.1 %d %s\r\nContent-Length: 0\r\n\r\n" % (status, KEY)
                 self.check(reason.encode())
+
+    def test_deep_quotas(self):
+        """A header nested as deep as JSON can be read neither breaks an error nor bares a key."""
+        deep = {"x-synthetic-quotas": '{"a": %s"%s"%s}' % ("[" * 600, KEY, "]" * 600)}
+        for status in (200, 429):
+            with self.subTest(status=status):
+                self.check(answer(status, {"error": {"message": KEY, "code": 429}}, deep))
 
     def test_headers_of_a_stream(self):
         """A key in the headers of a stream that breaks is masked in what had come, too."""

@@ -28,7 +28,6 @@ _Reader = Callable[[Any], Any]
 _T = TypeVar("_T", bound="WireObject")
 _UNREADABLE = (
     ArithmeticError, AttributeError, LookupError, OSError, ResponseError, TypeError, ValueError)
-_NULL: JSONObject = {}  # what an object was made from that came as null
 
 wire: Any = object()  # marks the fields that are read from JSON
 
@@ -82,7 +81,7 @@ def _parse_time(value: Any) -> Optional[datetime]:
 
 def _to_json(value: Any) -> Any:
     if isinstance(value, WireObject):
-        return value.to_dict() or (None if value._sent is _NULL else {})
+        return value.to_dict() or ({} if "_sent" in vars(value) else None)
     if isinstance(value, list):
         return [_to_json(item) for item in value]
     if isinstance(value, datetime):
@@ -107,7 +106,7 @@ class WireObject:
     `extra` holds what the server sent and no attribute shows.
     """
 
-    _sent: JSONObject = {}
+    _sent: JSONObject = {}  # of what came as null, or was not sent at all
     _keys: Dict[str, str] = {}  # of each field, in JSON
     _readers: Dict[str, Optional[_Reader]] = {}
     _nested: List[str] = []  # the fields in which objects are, and nothing else may be
@@ -123,7 +122,7 @@ class WireObject:
                         for name, key in cls._keys.items()}
         cls._nested = [name for name in names if cls._readers[name] and not lenient]
         for name in names:
-            setattr(cls, name, field(default_factory=partial(cls._read, name, _NULL)))
+            setattr(cls, name, field(default_factory=partial(cls._read, name, {})))
         cls.__annotations__["extra"] = JSONObject
         cls.extra = field(default_factory=dict)
         dataclass(repr=False)(cls)
@@ -144,7 +143,8 @@ class WireObject:
         self = cls.__new__(cls)
         if data is not None and not isinstance(data, dict):
             raise _wrong_type(key, "an object", data)
-        self._sent = _NULL if data is None else data
+        if data is not None:
+            self._sent = data
         for name in cls._nested:
             self.__dict__[name] = cls._read(name, self._sent)
         return self

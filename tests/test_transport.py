@@ -1015,6 +1015,14 @@ class Time(unittest.TestCase):
 
     HEAD = b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n"
 
+    def test_cut_head(self):
+        """A head that breaks off is a lost connection, at any byte, and no fault of base_url."""
+        head = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n"
+        for size in range(len(head)):
+            with self.subTest(size=size), self.assertRaises(sc.APIConnectionError) as caught:
+                self.read(head[:size])
+            self.assertIn("closed the connection", str(caught.exception))
+
     def timed_out(self, phase, handler=None, connect=None, stream=False, tls=None, **options):
         """Check the phase of a call's time-out, and that it comes in time; return the error."""
         with Server(handler, connect=connect, tls=tls) as server:

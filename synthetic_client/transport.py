@@ -213,7 +213,7 @@ class Transport(urllib.request.BaseHandler):
             request.clock = clock
             response = self._open(request, attempt)
             url = _join(url, response.location) if response.status in (307, 308) else ""
-            if not left or not url.startswith(self._origin + "/"):
+            if not left or not url.lower().startswith(self._origin + "/"):
                 return response
             response.close()
             left -= 1

@@ -748,6 +748,14 @@ class Redirects(unittest.TestCase):
         with Server() as other:
             for status in (301, 302, 307, 308):
                 with Server() as server:
+    def test_same_origin_spelt_otherwise(self):
+        """The letters of a scheme and host may be large or small: it is the same origin."""
+        with Server() as server:
+            origin = server.origin.replace("127.0.0.1", "localhost")
+            server.answers[:] = [answer(307, "", {"Location": origin.upper() + "/x"}), answer()]
+            server.client(base_url=origin).chat("hi")
+            self.assertEqual(server.requests[1].path, "/x")
+
                     for target in (other.origin + "/v1/chat/completions",
                                    other.origin.replace("http", "https") + "/x",
                                    "//127.0.0.1:%d/x" % other.port,

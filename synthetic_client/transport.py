@@ -364,7 +364,7 @@ def _find_proxy(url: urllib.parse.SplitResult, given: Optional[str]) -> Optional
     address = host.strip("[]"), int(port or 80)
     if packed is None:
         return address, {}, ()
-    plain = urllib.parse.unquote(packed)
+    plain = urllib.parse.unquote(packed if ":" in packed else packed + ":")
     token = base64.b64encode(plain.encode("utf-8")).decode("ascii")
     secrets = (token, packed, plain, packed.partition(":")[2], plain.partition(":")[2])
     return address, {"Proxy-Authorization": f"Basic {token}"}, secrets

@@ -512,6 +512,11 @@ class Proxies(unittest.TestCase):
             self.assertEqual(len(proxy.requests), 2)
             self.assertNotIn("proxy-authorization", server.requests[0].headers)
 
+    def test_user_without_password(self):
+        """A user without a password is sent as one whose password is empty (RFC 7617)."""
+        with Server() as server, Proxy(to=server, auth="user:") as proxy:
+            server.client(proxy=proxy.url.replace("//", "//user@")).chat("hi")
+
     def test_given_over_the_environment(self):
         """A proxy that is given replaces the environment's."""
         with Server() as server, Proxy(to=server) as given, Proxy(to=server) as other:
@@ -743,11 +748,6 @@ class Redirects(unittest.TestCase):
                 with Server(answer(status, "", {"Location": "/there"})) as server:
                     self.check_not_followed(server, status, "/there")
 
-    def test_other_origins(self):
-        """Another host, port or scheme is never followed, and never sees the key."""
-        with Server() as other:
-            for status in (301, 302, 307, 308):
-                with Server() as server:
     def test_same_origin_spelt_otherwise(self):
         """The letters of a scheme and host may be large or small: it is the same origin."""
         with Server() as server:
@@ -756,6 +756,11 @@ class Redirects(unittest.TestCase):
             server.client(base_url=origin).chat("hi")
             self.assertEqual(server.requests[1].path, "/x")
 
+    def test_other_origins(self):
+        """Another host, port or scheme is never followed, and never sees the key."""
+        with Server() as other:
+            for status in (301, 302, 307, 308):
+                with Server() as server:
                     for target in (other.origin + "/v1/chat/completions",
                                    other.origin.replace("http", "https") + "/x",
                                    "//127.0.0.1:%d/x" % other.port,
@@ -1010,6 +1015,14 @@ class Bodies(unittest.TestCase):
             stream = server.client(max_response_bytes=1000).stream_chat("hi")
             self.assertEqual(len(stream.completion().text), 6000)
 
+    def test_cut_head(self):
+        """A head that breaks off is a lost connection, at any byte, and no fault of base_url."""
+        head = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n"
+        for size in range(len(head)):
+            with self.subTest(size=size), self.assertRaises(sc.APIConnectionError) as caught:
+                self.read(head[:size])
+            self.assertIn("closed the connection", str(caught.exception))
+
     def test_no_http(self):
         """Headers without end, or too many, are an error and not memory."""
         for data in (b"HTTP/1.1 200 OK\r\nX: " + b"x" * 200000,
@@ -1022,14 +1035,6 @@ class Bodies(unittest.TestCase):
 class Time(unittest.TestCase):
 
     HEAD = b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n"
-
-    def test_cut_head(self):
-        """A head that breaks off is a lost connection, at any byte, and no fault of base_url."""
-        head = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n"
-        for size in range(len(head)):
-            with self.subTest(size=size), self.assertRaises(sc.APIConnectionError) as caught:
-                self.read(head[:size])
-            self.assertIn("closed the connection", str(caught.exception))
 
     def timed_out(self, phase, handler=None, connect=None, stream=False, tls=None, **options):
         """Check the phase of a call's time-out, and that it comes in time; return the error."""

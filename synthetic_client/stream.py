@@ -25,6 +25,7 @@ _TEXTS = ("content", "reasoning_content", "refusal")
 _PLAIN_KEYS = frozenset(("content", "reasoning_content", "reasoning", "role"))
 _HEAD_KEYS = frozenset(
     ("id", "object", "created", "model", "choices", "system_fingerprint", "service_tier"))
+_LONGEST_HEAD = 1 << 20
 _PIECES = 512  # joined when there are this many, so that short pieces cost no more than their text
 
 
@@ -205,9 +206,10 @@ def _read_chunks(
     response: Any, parser: SSEParser, accumulator: Accumulator
 ) -> Iterator[ChatCompletionChunk]:
     """Yield the chunks of an answer; ends well when it was whole, and raises where it was not."""
-    head, raw = b"", None
+    head, raw = bytearray(), None  # the head may be no event stream, but an error
     for data in iter(response.read1, b""):
-        head = head or data[:1000]
+        if accumulator.is_empty and len(head) < _LONGEST_HEAD:
+            head += data
         for event in parser.feed(data):
             try:
                 raw, end = _decode(event.data)
@@ -221,7 +223,7 @@ def _read_chunks(
                 raw = _read_unusual(event)
             if raw is not None:
                 yield accumulator.add(raw)
-    if accumulator.is_empty and head.lstrip()[:1] in (b"<", b"{", b"["):
+    if accumulator.is_empty and head.lstrip().startswith((b"<", b"{", b"[")):
         body = parse_body(head.decode("utf-8", "replace"))
         raise_fault(body)
         text = quote(str(body)[:300] + "[...]" * (len(head) > 300))  # also a key is masked so

@@ -172,6 +172,22 @@ class Answers(unittest.TestCase):
         with Server([answer(200, body, {"Content-Type": "text/event-stream"})]) as server:
             self.assertRaises(sc.RateLimitError, list, server.client().stream_chat("a"))
 
+    def test_error_that_comes_in_pieces(self):
+        """An error where events should be is read whole, however long and slow it comes."""
+        body = json.dumps({"error": {"message": "m" * 2000, "code": 429}}).encode()
+
+        def handler(conn):
+            conn.start_sse()
+            for piece in (body[:1], body[1:9], body[9:]):
+                conn.part(piece)
+                conn.wait(0.02)
+            conn.end_sse(done=False)
+
+        with Server(handler) as server:
+            with self.assertRaises(sc.RateLimitError) as caught:
+                list(server.client().stream_chat("a"))
+            self.assertEqual(caught.exception.message, "m" * 2000)
+
     def test_many_small_chunks(self):
         """A body in tiny chunks costs memory by its bytes, not by its chunks."""
         body = b"".join(b"2\r\n  \r\n" for _ in range(10000)) + b"2\r\n{}\r\n0\r\n\r\n"

@@ -64,8 +64,8 @@ def _merge_delta(message: JSONObject, delta: JSONObject) -> None:
         more["reasoning_content"] = more.get("reasoning_content") or text
     if message["role"]:
         more.pop("role", None)
-    for piece in more.pop("tool_calls", None) or ():
-        _merge_call(message.setdefault("tool_calls", []), piece or {})
+    for piece in filter(None, more.pop("tool_calls", None) or ()):
+        _merge_call(message.setdefault("tool_calls", []), piece)
     _merge(message, more, _TEXTS)
 
 

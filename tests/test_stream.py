@@ -817,6 +817,7 @@ TOOL_CALLS = [
      [("a", "f", "1"), ("b", "f", "1")]),
     ("a null item later", [[call(0, "a", "f", "1")], [None], [call(0, arguments="2")]],
      [("a", "f", "12")]),
+    ("a null item alone", [[None]], []),
     ("empty and null lists between", [[call(0, "a", "f", "1")], [], None,
                                       [call(0, arguments="2")]], [("a", "f", "12")]),
     ("none", [[], None], []),

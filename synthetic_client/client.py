@@ -335,8 +335,6 @@ class SyntheticClient:
                 if 200 <= response.status < 300:
                     return response, meta
                 error: SyntheticError = read_refusal(response, meta)
-            except ConfigurationError:
-                raise
             except SyntheticError as caught:
                 error = caught
             error.attempts = attempt

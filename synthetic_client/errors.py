@@ -132,6 +132,7 @@ _BY_STATUS: Dict[int, Tuple[Type[APIStatusError], str]] = {  # and what to do
     403: (PermissionDeniedError, "Check what the key may do, and any gateway on the way"),
     404: (NotFoundError, "Check base_url and the model's id; GET /models lists them"),
     407: (APIStatusError, "Check the proxy's user and password (proxy=, http_proxy)"),
+    408: (APIStatusError, _LATER),
     409: (ConflictError, _LATER),
     413: (APIStatusError, "Shorten the messages or shrink the images"),
     422: (UnprocessableEntityError, _CORRECT),
@@ -180,8 +181,7 @@ def masked(value: Any, secrets: Sequence[str], levels: int = _DEEPEST) -> Any:
 def quote(text: str) -> str:
     """Return a server's text as part of one line: no breaks, of bounded length."""
     title = re.search(r"<title>(.*?)</title>", text[:100_000], re.I | re.S)
-    if title:
-        text = title.group(1)
+    text = title.group(1) if title else text
     line = " ".join("".join(c if c.isprintable() else " " for c in text[:4000]).split())
     if len(line) > _LONGEST_QUOTE or len(text) > 4000:
         line = line[:_LONGEST_QUOTE] + _CUT

@@ -351,7 +351,7 @@ def encode(payload: Any, most: Optional[int] = None) -> bytes:
                 _to_json(value)
             except (TypeError, ValueError, RecursionError) as error:
                 kind = TypeError if isinstance(error, TypeError) else ConfigurationError
-                raise kind(f"{name} cannot be sent as JSON: {error}") from error
+                raise kind(f"{quote(str(name))} cannot be sent as JSON: {error}") from error
         raise
     if most is not None and len(body) > most:
         raise ConfigurationError(

@@ -93,11 +93,9 @@ def _find_call(calls: List[JSONObject], piece: JSONObject) -> JSONObject:
             return call
     if index is None:
         index = calls[0]["index"] if calls else 0
-    for call in reversed(calls):
-        if call["index"] == index:
-            if name and call["id"]:
-                break
-            return call
+    at_index = [call for call in calls if call["index"] == index]
+    if at_index and not (name and at_index[-1]["id"]):
+        return at_index[-1]
     function = {"name": None, "arguments": _Text()}
     calls.append({"index": index, "id": None, "type": "function", "function": function})
     return calls[-1]
@@ -243,8 +241,7 @@ def _read_unusual(event: ServerSentEvent) -> Optional[JSONObject]:
     body = parse_body(data)
     raise_fault(body, flat=event.event == "error")
     if not isinstance(body, dict):
-        raise ResponseError(
-            f"a chunk of the stream is no JSON object: {quote(str(body))}", body=body)
+        raise ResponseError(f"a chunk is no JSON object: {quote(str(body))}", body=body)
     return body
 
 

@@ -6,7 +6,6 @@ body to its end, or hands it to a ChatStream, and raises what is not as the API 
 `Call.complete` goes over each error before the user sees it.
 """
 
-import json
 import re
 from functools import partial
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Type, TypeVar
@@ -60,7 +59,7 @@ def _read_object(needs: str, response: Response, meta: Meta, call: Call) -> JSON
     """Return a whole answer that is an object, with a list at the key `needs`, if any."""
     data = read_json(response, meta, call)
     if not isinstance(data, dict) or needs and not isinstance(data.get(needs), list):
-        said = "it is empty" if data is None else quote(json.dumps(data))
+        said = "it is empty" if data is None else quote(data)
         wanted = f"an object with a list {needs!r}" if needs else "an object"
         raise ResponseError(f"the answer is not {wanted}: {said}; check base_url", body=data)
     return data

@@ -147,7 +147,8 @@ def spellings(*secrets: str) -> Sequence[str]:
     plain = [secret for secret in secrets if len(secret) > 3]
     quoted = ["".join(c if c.isalnum() or c in "-._~" else f"%{ord(c):02X}" for c in secret)
               for secret in plain]  # as URLs have it
-    return sorted(plain + quoted, key=len, reverse=True)
+    escaped = [json.dumps(secret)[1:-1] for secret in plain]
+    return sorted(plain + quoted + escaped, key=len, reverse=True)
 
 
 def scrub(error: BaseException, secrets: Sequence[str]) -> None:
@@ -178,8 +179,9 @@ def masked(value: Any, secrets: Sequence[str], levels: int = _DEEPEST) -> Any:
     return value
 
 
-def quote(text: str) -> str:
-    """Return a server's text as part of one line: no breaks, of bounded length."""
+def quote(said: Any) -> str:
+    """Return a server's text or JSON as part of one line: no breaks, of bounded length."""
+    text = said if isinstance(said, str) else json.dumps(masked(said, ()))
     title = re.search(r"<title>(.*?)</title>", text[:100_000], re.I | re.S)
     text = title.group(1) if title else text
     line = " ".join("".join(c if c.isprintable() else " " for c in text[:4000]).split())
@@ -243,6 +245,7 @@ def raise_fault(body: Any, flat: bool = False) -> None:
 
 def _read_fault(body: Any) -> Tuple[str, Dict[str, Any]]:
     """Return the text and the object that describe the fault, in any shape met in the wild."""
+    body = masked(body, ())  # which bounds its depth
     if not isinstance(body, dict):
         return (body if isinstance(body, str) else json.dumps(body) if body else ""), {}
     fault = body.get("error")

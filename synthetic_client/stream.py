@@ -34,7 +34,7 @@ class _Text(List[str]):
 
     def add(self, piece: Any) -> None:
         if not isinstance(piece, str):
-            raise ResponseError(f"a piece of text is {str(piece)[:60]!r}", body=piece)
+            raise ResponseError(f"a piece of text is {quote(piece)}", body=piece)
         self.append(piece)
         if len(self) >= _PIECES:
             self[:] = ["".join(self)]
@@ -224,9 +224,8 @@ def _read_chunks(
     if accumulator.is_empty and head.lstrip().startswith((b"<", b"{", b"[")):
         body = parse_body(head.decode("utf-8", "replace"))
         raise_fault(body)
-        text = quote(str(body)[:300] + "[...]" * (len(head) > 300))  # also a key is masked so
         raise ResponseError(
-            f"the answer is no event stream: {text}; check base_url", body=text)
+            f"the answer is no event stream: {quote(body)}; check base_url", body=body)
     if not accumulator.is_finished:
         raise StreamInterruptedError(
             "the stream ended before the answer was whole; see partial, or ask again")
@@ -235,13 +234,12 @@ def _read_chunks(
 
 def _read_unusual(event: ServerSentEvent) -> Optional[JSONObject]:
     """Return an event's JSON object, None where it has no data; raises what is no chunk."""
-    data = event.data.strip()
-    if not data:
+    if not event.data.strip():
         return None
-    body = parse_body(data)
+    body = parse_body(event.data)
     raise_fault(body, flat=event.event == "error")
     if not isinstance(body, dict):
-        raise ResponseError(f"a chunk is no JSON object: {quote(str(body))}", body=body)
+        raise ResponseError(f"a chunk is no JSON object: {quote(body)}", body=body)
     return body
 
 

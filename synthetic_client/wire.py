@@ -15,7 +15,7 @@ from decimal import Decimal
 from functools import partial
 from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional, Type, TypeVar
 
-from .errors import ResponseError
+from .errors import ResponseError, quote
 
 if TYPE_CHECKING:
     from typing_extensions import dataclass_transform
@@ -95,8 +95,7 @@ def _to_camel_case(name: str) -> str:
 
 
 def _wrong_type(key: str, wanted: str, value: Any) -> ResponseError:
-    said = json.dumps(value)[:60]
-    return ResponseError(f"the answer's {key!r} should be {wanted}, not {said}", body=value)
+    return ResponseError(f"the answer's {key!r} should be {wanted}: {quote(value)}", body=value)
 
 
 @dataclass_transform()

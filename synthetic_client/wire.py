@@ -95,7 +95,7 @@ def _to_camel_case(name: str) -> str:
 
 
 def _wrong_type(key: str, wanted: str, value: Any) -> ResponseError:
-    return ResponseError(f"the answer's {key!r} should be {wanted}: {quote(value)}", body=value)
+    return ResponseError(f"the answer's {key} should be {wanted}, not {quote(value)}", body=value)
 
 
 @dataclass_transform()

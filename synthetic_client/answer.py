@@ -87,7 +87,7 @@ def read_stream(choices: Any, response: Response, meta: Meta, call: Call) -> Cha
             response, meta, expected_choices=choices if isinstance(choices, int) else 1,
             max_event_bytes=call.max_bytes, on_error=partial(call.complete, meta))
     answer = read_as(ChatCompletion, "choices", response, meta, call)
-    return ChatStream(Whole(answer.to_dict()), meta)  # from a server that does not stream
+    return ChatStream(Whole(answer.to_dict()), meta, on_error=partial(call.complete, meta))
 
 
 def read_refusal(response: Response, meta: Meta) -> APIStatusError:

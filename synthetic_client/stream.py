@@ -192,8 +192,8 @@ class Whole(io.BytesIO):
     """Stands in for a Response where the whole answer came at once, as the stream of one chunk."""
 
     def __init__(self, answer: JSONObject) -> None:
-        choices = [{**choice, "delta": choice.get("message")}
-                   for choice in answer["choices"] if choice]
+        choices = [{"index": place, **choice, "delta": choice.get("message")}
+                   for place, choice in enumerate(answer["choices"]) if choice]
         chunk = {**answer, "object": "chat.completion.chunk", "choices": choices}
         super().__init__(f"data: {json.dumps(chunk)}\n\ndata: [DONE]\n\n".encode("ascii"))
 

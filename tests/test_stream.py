@@ -696,6 +696,20 @@ class NoStream(StreamCase):
         self.assertEqual(stream.completion().usage.total_tokens, 3)
         self.assertEqual(list(self.stream([completion("hello")]).texts()), ["hello"])
 
+    def test_json_completion_without_indexes(self):
+        """Choices of a whole completion that name no index are told apart by their place."""
+        body = {"choices": [{"message": {"content": text}} for text in "ab"]}
+        whole = self.stream([body]).completion()
+        self.assertEqual([(c.index, c.message.content) for c in whole.choices],
+                         [(0, "a"), (1, "b")])
+
+    def test_json_completion_of_no_text(self):
+        """A fault in a whole completion's text is an error that knows its attempts."""
+        body = {"choices": [{"message": {"content": 3}}]}
+        with self.assertRaises(sc.ResponseError) as caught:
+            list(self.stream([body]))
+        self.assertEqual(caught.exception.attempts, 1)
+
     def test_json_completion_with_everything(self):
         """Tool calls, reasoning, logprobs and further choices survive on that way."""
         for body in (TOOLS, VLLM):

@@ -93,7 +93,7 @@ def read_stream(choices: Any, response: Response, meta: Meta, call: Call) -> Cha
 def read_refusal(response: Response, meta: Meta) -> APIStatusError:
     """Return the error for an answer whose status is not 2xx."""
     try:
-        text = response.read(_MAX_ERROR_BYTES).decode("utf-8", "replace")
+        text = response.read(_MAX_ERROR_BYTES).decode("utf-8-sig", "replace")
     except SyntheticError:
         text = ""  # the status says enough
     hint, target = None, meta.headers.get("location")

@@ -172,6 +172,11 @@ class Answers(unittest.TestCase):
         with Server([answer(200, body, {"Content-Type": "text/event-stream"})]) as server:
             self.assertRaises(sc.RateLimitError, list, server.client().stream_chat("a"))
 
+    def test_error_behind_a_byte_order_mark(self):
+        """An error's body may begin with a byte order mark, as an answer's may."""
+        error = self.error(answer(400, b'\xef\xbb\xbf{"error": "m"}'))
+        self.assertEqual((error.message, error.body), ("m", {"error": "m"}))
+
     def test_error_that_comes_in_pieces(self):
         """An error where events should be is read whole, however long and slow it comes."""
         body = json.dumps({"error": {"message": "m" * 2000, "code": 429}}).encode()

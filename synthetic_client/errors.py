@@ -185,9 +185,8 @@ def quote(said: Any) -> str:
     title = re.search(r"<title>(.*?)</title>", text[:100_000], re.I | re.S)
     text = title.group(1) if title else text
     line = " ".join("".join(c if c.isprintable() else " " for c in text[:4000]).split())
-    if len(line) > _LONGEST_QUOTE or len(text) > 4000:
-        line = line[:_LONGEST_QUOTE] + _CUT
-    return line
+    is_long = len(line) > _LONGEST_QUOTE or len(text) > 4000
+    return line[:_LONGEST_QUOTE] + _CUT if is_long else line
 
 
 def parse_body(text: str) -> Any:

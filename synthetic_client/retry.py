@@ -74,12 +74,11 @@ def wait_before_retry(error: SyntheticError, attempt: int, max_retries: int) -> 
     may_pass = error.status_code in (408, 409, 429) or error.status_code >= 500
     if "insufficient_quota" in (error.code, error.type):
         may_pass = False
-    word, asked = error.headers.get("x-should-retry"), error.retry_after
+    word = error.headers.get("x-should-retry")
     if word in ("true", "false"):
         may_pass = word == "true"
-    if not may_pass or asked is not None and asked > LONGEST_WAIT:
-        return None
-    return backoff(attempt) if asked is None else asked
+    wait = backoff(attempt) if error.retry_after is None else error.retry_after
+    return wait if may_pass and wait <= LONGEST_WAIT else None
 
 
 def backoff(attempt: int) -> float:

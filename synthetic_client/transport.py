@@ -17,11 +17,13 @@ import re
 import socket
 import ssl
 import sys
+import threading
 import time
 import urllib.parse
 import urllib.request
 import weakref
 from collections import deque
+from contextlib import suppress
 from functools import lru_cache
 from typing import Any, Deque, Dict, Iterator, Mapping, Optional, Tuple
 
@@ -62,6 +64,7 @@ class _Connection(io.RawIOBase):
     def __init__(self, clock: Clock) -> None:
         self.clock = clock
         self.process = os.getpid()  # a fork's child leaves its parent's connections alone
+        self._reading = threading.RLock()
 
     def _use(self, sock: socket.socket) -> None:
         self.sock = sock
@@ -96,16 +99,16 @@ class _Connection(io.RawIOBase):
 
     def send(self, data: bytes) -> None:
         view = memoryview(data)
-        try:
+        # refused in mid-body: the reason may be there to be read
+        with suppress(BrokenPipeError, ConnectionResetError):
             while view:
                 self._limit_wait()
                 view = view[self.sock.send(view[:BLOCK]):]
-        except (BrokenPipeError, ConnectionResetError):
-            pass  # refused in mid-body: the reason may be there to be read
 
     def readinto(self, buffer: Any) -> int:
-        self._limit_wait()
-        size: int = self.sock.recv_into(buffer)
+        with self._reading:
+            self._limit_wait()
+            size: int = self.sock.recv_into(buffer)
         self.heard = self.heard or size > 0 and self.clock.connect_ends is None
         return size
 
@@ -147,14 +150,12 @@ class _Connection(io.RawIOBase):
 
     def cut(self) -> None:
         """Close the socket and wake who waits for it; a parent's, after a fork, lives on."""
-        if self.sock is None:
+        if self.sock is None or self.process != os.getpid():
             return
-        try:
-            if self.process == os.getpid():
-                socket.socket.shutdown(self.sock, socket.SHUT_RDWR)
-        except OSError:
-            pass
-        self._finalizer()
+        with suppress(OSError):
+            socket.socket.shutdown(self.sock, socket.SHUT_RDWR)
+        with self._reading:  # or that thread would read from whatever has this number next
+            self._finalizer()
 
 
 class Transport(urllib.request.BaseHandler):
@@ -327,11 +328,9 @@ class Transport(urllib.request.BaseHandler):
 
     def close_idle(self, but: int = 0) -> None:
         """Close idle connections, the oldest first, `but` so many."""
-        try:
+        with suppress(IndexError):  # another thread took the last one
             while len(self._idle) > but:
                 self._idle.popleft().cut()
-        except IndexError:
-            pass  # another thread took the last one
 
 
 @lru_cache(maxsize=8)  # pools that are kept for settings of which no client is left

@@ -6,6 +6,7 @@ import gc
 import gzip
 import json
 import random
+import socket
 import threading
 import time
 import unittest
@@ -365,6 +366,32 @@ class Closing(StreamCase):
         self.assertEqual(ended, ["quietly"])
         with self.assertRaises(sc.StreamInterruptedError):
             stream.completion()
+
+    def test_close_waits_for_the_read_to_end(self):
+        """A socket's number is free for another only when no thread reads from it any more."""
+        numbers = []
+
+        class Late(socket.socket):
+            __slots__ = ()
+
+            def recv_into(self, *args):
+                try:
+                    return super().recv_into(*args)
+                finally:
+                    time.sleep(0.05)
+                    numbers.append(self.fileno())
+
+        _, server = self.until_gone()
+        stream = server.client(timeout=30).stream_chat("hi")
+        next(stream)
+        stream._response._connection.sock.__class__ = Late
+        reader = threading.Thread(target=list, args=(stream,))
+        reader.start()
+        time.sleep(0.05)  # so that the reader is in recv()
+        stream.close()
+        reader.join(3)
+        self.assertTrue(numbers)
+        self.assertNotIn(-1, numbers)
 
 
 class GoodEnds(StreamCase):

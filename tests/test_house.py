@@ -19,6 +19,7 @@ import zipfile
 
 from . import synthetic_client as sc
 from .server import KEY, MODEL, Server, at_once, chunk, chunks, completion
+from .together import together
 
 PACKAGE = os.path.dirname(os.path.abspath(sc.__file__))
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -400,6 +401,8 @@ class Fresh(unittest.TestCase):
         self.assertEqual(sorted(os.listdir(copy)), before)
         self.assertEqual(os.listdir(self.folder), ["synthetic_client"])
 
+
+load_tests = together("Fresh")
 
 if __name__ == "__main__":
     unittest.main()

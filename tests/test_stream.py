@@ -14,6 +14,7 @@ import unittest
 from . import synthetic_client as sc
 from .server import Server, answer, at_once, chunk, chunks, completion, trace_memory
 from .test_schema import CHUNK, TOOLS, VLLM, mutate_gently, mutate_wildly
+from .together import together
 
 QUOTAS = '{"subscription": {"limit": 5, "requests": 1, "renewsAt": "2026-08-19T20:18:11.436Z"}}'
 EVENT_STREAM = {"Content-Type": "text/event-stream"}
@@ -1184,6 +1185,8 @@ class Memory(StreamCase):
         self.assertEqual(stream.completion().text, text * count)
         self.assertLess(grown / (count - start) - len(text), 64)
 
+
+load_tests = together("BadEnds")
 
 if __name__ == "__main__":
     unittest.main()

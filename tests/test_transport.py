@@ -24,6 +24,7 @@ from .server import (
     CA_FILE, DATA, KEY, MODEL, Proxy, Server, answer, at_once, chunk, chunks, completion,
     stall, trace_memory
 )
+from .together import together
 
 OTHER_CA = os.path.join(DATA, "other-ca.pem")
 LIB = os.path.dirname(os.path.dirname(os.path.abspath(sc.__file__)))
@@ -1345,6 +1346,8 @@ class Logging(unittest.TestCase):
         with Server([answer(503, "", {"retry-after-ms": "1"}), answer()]) as server:
             run_program(code, server.base_url)
 
+
+load_tests = together("Time")
 
 if __name__ == "__main__":
     unittest.main()

@@ -19,9 +19,10 @@ from .errors import (
 )
 from .request import Messages, documented as _documented
 from .schema import (
-    ChatCompletion, ChatCompletionChunk, Choice, ChunkChoice, Delta, Embedding, EmbeddingResponse,
-    FunctionCall, Message, Meta, Model, Pricing, QuotaMeter, Quotas, RollingFiveHourLimit,
-    SearchQuotas, SearchResult, ToolCall, ToolCallDelta, Usage, WeeklyTokenLimit
+    ChatCompletion, ChatCompletionChunk, ChatResult, Choice, ChunkChoice, Delta, Embedding,
+    EmbeddingResponse, FunctionCall, Message, Meta, Model, Pricing, QuotaMeter, Quotas,
+    RollingFiveHourLimit, SearchQuotas, SearchResult, ToolCall, ToolCallDelta, Usage,
+    WeeklyTokenLimit
 )
 from .stream import ChatStream
 
@@ -33,8 +34,8 @@ __version__ = "0.1.0"
 
 __all__ = [
     "APIConnectionError", "APIStatusError", "APITimeoutError", "AuthenticationError",
-    "BadRequestError", "ChatCompletion", "ChatCompletionChunk", "ChatStream", "Choice",
-    "ChunkChoice", "ConfigurationError", "ConflictError", "ContextWindowExceededError",
+    "BadRequestError", "ChatCompletion", "ChatCompletionChunk", "ChatResult", "ChatStream",
+    "Choice", "ChunkChoice", "ConfigurationError", "ConflictError", "ContextWindowExceededError",
     "Delta", "Embedding", "EmbeddingResponse", "FunctionCall", "InternalServerError",
     "Message", "Meta", "Model", "NotFoundError", "PaymentRequiredError",
     "PermissionDeniedError", "Pricing", "QuotaMeter", "Quotas", "RateLimitError",

@@ -28,9 +28,11 @@ if __name__ == "__main__" and not __package__:  # the folder was run, or a zipap
     _package.__version__ = importlib.import_module("synthetic_client.__init__").__version__
     importlib.import_module("synthetic_client.__main__").main()
 
+from . import __version__
 from .client import SyntheticClient
 from .errors import ConfigurationError, SyntheticError
 from .request import CallOptions, ChatParams, check_type, describe, parameters
+from .retry import describe_wait
 from .schema import Pricing, RollingFiveHourLimit, WeeklyTokenLimit
 from .wire import JSONObject
 
@@ -49,7 +51,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
     try:
-        arguments = _make_parser().parse_args(argv)
+        arguments = _make_parser(sys.argv[1:] if argv is None else argv).parse_args(argv)
         code = arguments.run(arguments) or _DONE
         sys.stdout.flush()
     except BrokenPipeError:  # who reads has seen enough; nor may the flush at exit complain
@@ -65,14 +67,24 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     raise SystemExit(code)
 
 
+def _program() -> str:
+    """Return how this was started, for the usage."""
+    name = os.path.basename(sys.argv[0])
+    if name == "__main__.py":
+        return f"python3 -m {__package__}"
+    return f"python3 {name}" if name.endswith(".pyz") else "synthetic-client"
+
+
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> Any:
         """Say in one line what is wrong; the usage alone would fill the screen."""
         self.exit(_WRONG, f"{self.prog}: {message}; see {self.prog} --help\n")
 
 
-def _make_parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="synthetic-client", epilog="The key is read from SYNTHETIC_API_KEY.")
+def _make_parser(argv: Sequence[str]) -> argparse.ArgumentParser:
+    parser = _Parser(prog=_program(), description="Talk with the models of https://synthetic.new.",
+                     epilog="The key is read from SYNTHETIC_API_KEY.")
+    parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
     def add(name: str, operands: str, does: str, run: Any = None) -> argparse.ArgumentParser:
@@ -85,24 +97,33 @@ def _make_parser() -> argparse.ArgumentParser:
     chat = add("chat", "[PROMPT] ", "ask a model, or talk with it")
     chat.add_argument("prompt", nargs="?", help="the question; stdin is put behind it; with "
                       "neither, in a terminal, a conversation begins")
-    chat.add_argument("--model", metavar="ID", help="else %(default)s",
-                      default=os.environ.get("SYNTHETIC_MODEL") or _MODEL)
     chat.add_argument("--system", metavar="TEXT", help="the system message")
     chat.add_argument("--no-stream", action="store_true", help="print the answer when it is whole")
     chat.add_argument("--reasoning", action="store_true", help="show the reasoning, on stderr")
-    _add_request(chat, _chat, ChatParams)
+    batch = add("batch", "IN.jsonl OUT.jsonl ", "answer a file of requests; again, go on with it")
+    batch.add_argument("input", metavar="IN.jsonl", help="requests, as for OpenAI's Batch API")
+    batch.add_argument("output", metavar="OUT.jsonl", help="results; those finished are kept")
+    batch.add_argument("--workers", metavar="N", type=int, default=4, help="at a time; else 4")
+    for parser_of, run in ((chat, _chat), (batch, _batch)):
+        parser_of.add_argument("--model", metavar="ID", help="else %(default)s",
+                               default=os.environ.get("SYNTHETIC_MODEL") or _MODEL)
+        _add_request(parser_of, run, ChatParams)
     _add_request(add("models", "", "list the models and their prices"), _models, CallOptions)
     _add_request(add("quotas", "", "show what is left of your plan"), _quotas, CallOptions)
     add("demo", "", "show a chat, a stream and an error, with no key and no network", _demo)
+    proxy = add("proxy", "--config FILE ", "hold the key for others, as LiteLLM's proxy")
+    if "proxy" in argv:  # which alone wants http.server; it says what runs, too
+        importlib.import_module(".proxy", __package__).add_flags(proxy)
     return parser
 
 
 def _add_request(parser: argparse.ArgumentParser, run: Any, of: Any) -> None:
     """Add a flag for each parameter; `run` gets a client, and the parameters that were given."""
-    def call(arguments: argparse.Namespace) -> None:
+    def call(arguments: argparse.Namespace) -> Any:
         given = vars(arguments)
         client = SyntheticClient(base_url=given["base_url"], model=given.get("model"))
-        run(client, {name: given[name] for name in parameters(of) if name in given}, arguments)
+        params = {name: given[name] for name in parameters(of) if name in given}
+        return run(client, params, arguments)
 
     parser.set_defaults(run=call)
     parser.add_argument("--base-url", metavar="URL", help="else $SYNTHETIC_BASE_URL, or Synthetic")
@@ -148,7 +169,8 @@ def _chat(client: SyntheticClient, params: JSONObject, arguments: argparse.Names
 def _converse(answer: Callable[[List[Any]], None], messages: List[Any]) -> None:
     """Talk until Ctrl-D. Ctrl-C stops an answer; what had come of it stays in the history."""
     with contextlib.suppress(ImportError):  # as on Windows
-        importlib.import_module("readline")  # gives input() arrow keys and a history
+        readline = importlib.import_module("readline")  # gives input() arrow keys and a history
+        readline.parse_and_bind("set enable-bracketed-paste on")  # pasted lines are one question
     while True:
         try:
             question = input("> ")
@@ -159,6 +181,8 @@ def _converse(answer: Callable[[List[Any]], None], messages: List[Any]) -> None:
             return _print("\n")
         except KeyboardInterrupt:
             _print("\n")
+        except ConfigurationError:
+            raise
         except SyntheticError as error:
             _print(f"synthetic-client: {error}\n", sys.stderr)
         if messages and messages[-1]["role"] == "user":  # nothing came: as if never asked
@@ -187,8 +211,9 @@ def _answer(client: SyntheticClient, params: JSONObject, arguments: argparse.Nam
 def _print_pieces(pieces: Iterable[Any], with_reasoning: bool) -> None:
     """Print a message, or its deltas as they come; reasoning and text have their own lines."""
     texts = ((put, text) for piece in pieces
-             for put, text in ((_print_aside, with_reasoning and piece.reasoning_content),
+             for put, text in ((_print_aside, piece.reasoning_content if with_reasoning else ""),
                                (_print, piece.content)) if text)
+    text = ""
     for put, same in itertools.groupby(texts, lambda pair: pair[0]):
         try:
             for _, text in same:
@@ -215,7 +240,8 @@ def _models(client: SyntheticClient, options: JSONObject, arguments: argparse.Na
         can = "".join(name[:1] if name in able else "-" for name in known)
         _print(row.format(model.id or "?", model.context_length or "?", *prices,
                           "?" if model.supported_features is None else can))
-    _print(f"\n$: for a million tokens. CAN, in this order:\n{', '.join(known) or 'nothing'}\n")
+    said = f"CAN, in this order:\n{', '.join(known)}\n" if known else "\n"
+    _print(f"\n$: for a million tokens. {said}", sys.stderr)
 
 
 def _quotas(client: SyntheticClient, options: JSONObject, arguments: argparse.Namespace) -> None:
@@ -241,13 +267,14 @@ def _quotas(client: SyntheticClient, options: JSONObject, arguments: argparse.Na
         bar = "#" * round(share * _BAR) + "-" * _BAR
         _print(bar[:_BAR], colour="32" if share > 0.25 else "33")
         said = f"{sign}{left:.10g} of {sign}{limit:.10g} left"
-        _print(f"] {said:20} renews in {_until(then)}\n" if then else f"] {said}\n")
+        seconds = (then - datetime.now(timezone.utc)).total_seconds() if then else 0
+        _print(f"] {said:20} renews in {describe_wait(seconds)}\n" if then else f"] {said}\n")
 
 
-def _until(then: datetime) -> str:
-    minutes = max(0, int((then - datetime.now(timezone.utc)).total_seconds()) // 60 + 1)
-    parts = [(minutes // 1440, "d"), (minutes // 60 % 24, "h"), (minutes % 60, "min")]
-    return " ".join([f"{count} {unit}" for count, unit in parts if count][:2]) or "0 min"
+def _batch(client: SyntheticClient, params: JSONObject, arguments: argparse.Namespace) -> int:
+    from .batch_file import answer_file
+
+    return answer_file(client, params, arguments)
 
 
 def _demo(arguments: argparse.Namespace) -> None:

@@ -1,48 +1,45 @@
 # SPDX-License-Identifier: MIT
-"""The client: builds the request, sends it, reads the answer.
+"""The client: has the request built, sends it, has the answer read.
 
 Strategy: everything that can be refused is refused (request.py) before `_send`, which makes the
-attempts and sleeps between them as retry.py says. What comes back is read here when it is whole,
-and by a ChatStream when it is streamed; both ways meet the same errors. transport.py, and with it
-urllib, is imported by the first call. Settings are plain attributes, so a client pickles without
-its connections; unpickled ones share pools by what decides the way to the host.
+attempts and sleeps between them as retry.py says; answer.py reads what comes back. transport.py,
+and with it urllib, is imported by the first call. Settings are plain attributes, so a client
+pickles without its connections; unpickled ones share pools by what decides the way to the host.
 """
 
-import json
 import os
 import re
 import time
 from functools import partial
 from typing import (
-    TYPE_CHECKING, Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple,
-    Type, TypeVar, Union
+    TYPE_CHECKING, Any, Callable, Dict, Generator, Iterable, List, Mapping, Optional, Sequence,
+    Tuple, TypeVar, Union
 )
 
 from . import retry
-from .errors import (
-    APIStatusError, ConfigurationError, ResponseError, SyntheticError, masked, parse_answer,
-    parse_body, quote, scrub, spellings, status_error
-)
+from .answer import Call, read_as, read_items, read_json, read_refusal, read_stream
+from .errors import ConfigurationError, SyntheticError
 from .request import (
     MAX_REQUEST_BYTES, SECRET_HEADERS, CallOptions, ChatParams, EmbeddingParams, Messages,
     chat_payload, check_params, check_ranges, check_type, documented, embedding_payload, encode,
     is_loopback, kinds_of, make_headers, make_url, read_base_url, read_headers, read_key
 )
-from .schema import ChatCompletion, EmbeddingResponse, Meta, Model, Quotas, SearchResult
-from .stream import ChatStream, Whole
-from .wire import JSONObject, WireObject, read_list
+from .schema import (
+    ChatCompletion, ChatResult, EmbeddingResponse, Meta, Model, Quotas, SearchResult
+)
+from .stream import ChatStream
+from .wire import JSONObject
 
 if TYPE_CHECKING:
     import ssl
+    from concurrent.futures import Executor
     from typing_extensions import Unpack
     from .http1 import Response
     from .transport import Transport
 
 MAX_RESPONSE_BYTES = 64 * 1024 * 1024
-_MAX_ERROR_BYTES = 1024 * 1024
+_CLOSED = "this client is closed; make another one"
 _R = TypeVar("_R")
-_A = TypeVar("_A", ChatCompletion, EmbeddingResponse, Quotas)
-_B = TypeVar("_B", bound=WireObject)
 
 
 class SyntheticClient:
@@ -131,7 +128,7 @@ class SyntheticClient:
             ResponseError: the answer is not a completion.
         """
         payload = chat_payload(model or self.model, messages, params)
-        read = partial(self._read_as, ChatCompletion, "choices")
+        read = partial(read_as, ChatCompletion, "choices")
         return self._ask("POST", "chat/completions", payload, params, read)
 
     @documented
@@ -152,8 +149,40 @@ class SyntheticClient:
             What `chat` does; all but the first two also while the stream is read.
         """
         payload = {**chat_payload(model or self.model, messages, params), "stream": True}
-        read = partial(self._read_stream, payload.get("n"))
+        read = partial(read_stream, payload.get("n"))
         return self._ask("POST", "chat/completions", payload, params, read)
+
+    @documented
+    def chat_many(
+        self, requests: Iterable[Union[Messages, Mapping[str, Any]]], *,
+        model: Optional[str] = None, workers: int = 4, executor: "Optional[Executor]" = None,
+        **params: "Unpack[ChatParams]"
+    ) -> "Generator[ChatResult, None, None]":
+        """Ask for the answers to many requests; the first next() begins to send them.
+
+        Each gives one result, in order, and no failure stops the others. A 429 lowers the number
+        in flight. One that says to come back in more than 60 s ends the run: what is left fails
+        with it, unsent. After close() nothing is sent. A deadline is for each attempt.
+
+        Args:
+            requests: any iterable, of which at most twice `workers` are taken ahead. Each is what
+                `chat` takes as messages, or a dict of its arguments, which come first.
+            model: for requests that name none; else the client's.
+            workers: the most to have in flight, 1 or more.
+            executor: any concurrent.futures.Executor, which is not shut down; else threads.
+            {parameters}
+
+        Returns:
+            An iterator of ChatResult: index, request, and completion or error.
+
+        Raises:
+            TypeError, ConfigurationError: an argument is wrong; nothing was sent.
+        """
+        from .batch import Run
+
+        if self._closed:
+            raise RuntimeError(_CLOSED)
+        return iter(Run(self, requests, model, workers, executor, params))
 
     def models(self, **options: "Unpack[CallOptions]") -> List[Model]:
         """Return the models that the service offers now; needs no key.
@@ -162,7 +191,7 @@ class SyntheticClient:
         extra_headers.
         """
         check_params(options, CallOptions)
-        read = partial(self._read_list, Model, "data")
+        read = partial(read_items, Model, "data")
         return self._ask("GET", "models", None, options, read)
 
     def embeddings(
@@ -180,7 +209,7 @@ class SyntheticClient:
             The EmbeddingResponse; `.data[0].embedding` is the first input's vector.
         """
         payload = embedding_payload(model, input, params)
-        read = partial(self._read_as, EmbeddingResponse, "data")
+        read = partial(read_as, EmbeddingResponse, "data")
         return self._ask("POST", "embeddings", payload, params, read)
 
     def quotas(self, **options: "Unpack[CallOptions]") -> Quotas:
@@ -189,7 +218,7 @@ class SyntheticClient:
         Every meter is None for a pay-as-you-go key.
         """
         check_params(options, CallOptions)
-        return self._ask("GET", "/v2/quotas", None, options, partial(self._read_as, Quotas, ""))
+        return self._ask("GET", "/v2/quotas", None, options, partial(read_as, Quotas, ""))
 
     def search(self, query: str, **options: "Unpack[CallOptions]") -> List[SearchResult]:
         """Search the web for `query` through the service, which keeps nothing of it."""
@@ -197,7 +226,7 @@ class SyntheticClient:
         check_type("query", query, (str,))
         if not query.strip():
             raise ConfigurationError("query is empty; say what to look for")
-        read = partial(self._read_list, SearchResult, "results")
+        read = partial(read_items, SearchResult, "results")
         return self._ask("POST", "/v2/search", {"query": query}, options, read)
 
     def request(
@@ -215,7 +244,7 @@ class SyntheticClient:
         check_type("method", method, (str,))
         if not re.fullmatch("[A-Za-z]+", method) or method.upper() == "CONNECT":
             raise ConfigurationError("method should be a word such as GET or POST")
-        return self._ask(method.upper(), path, json, options, self._read_json)
+        return self._ask(method.upper(), path, json, options, read_json)
 
     def close(self) -> None:
         """Close the idle connections; later calls raise RuntimeError."""
@@ -257,7 +286,7 @@ class SyntheticClient:
 
     def _ask(
         self, method: str, path: str, payload: Any, options: Mapping[str, Any],
-        read: "Callable[[Response, Meta, _Call], _R]"
+        read: "Callable[[Response, Meta, Call], _R]"
     ) -> _R:
         """Make the call, and return what `read` makes of the answer."""
         call = self._prepare(method, path, payload, options)
@@ -271,10 +300,10 @@ class SyntheticClient:
 
     def _prepare(
         self, method: str, path: str, payload: Any, options: Mapping[str, Any]
-    ) -> "_Call":
+    ) -> Call:
         """Return the call, checked and ready to be sent."""
         if self._closed:
-            raise RuntimeError("this client is closed; make another one")
+            raise RuntimeError(_CLOSED)
         headers = self._request_headers(options.get("extra_headers"))
         if self._is_synthetic and "authorization" not in headers and path.strip("/") != "models":
             raise ConfigurationError(
@@ -288,12 +317,13 @@ class SyntheticClient:
         timeout, deadline, max_retries = (
             getattr(self, name) if options.get(name) is None else options[name]
             for name in ("timeout", "deadline", "max_retries"))
-        clock = retry.Clock(timeout, self.connect_timeout, deadline)
+        clock = options.get("clock") or retry.Clock(timeout, self.connect_timeout, deadline)
         secrets = (self._api_key or "", *self._transport().secrets)
         url = make_url(self.base_url, path)
-        return _Call(method, url, headers, body, clock, max_retries, secrets)
+        return Call(
+            method, url, headers, body, clock, max_retries, self._max_response_bytes, secrets)
 
-    def _send(self, call: "_Call") -> "Tuple[Response, Meta]":
+    def _send(self, call: Call) -> "Tuple[Response, Meta]":
         """Make the attempts; return the first answer with the status 2xx."""
         attempt = 0
         while True:
@@ -304,9 +334,7 @@ class SyntheticClient:
                 meta = Meta.read(response.status, response.headers, attempt)
                 if 200 <= response.status < 300:
                     return response, meta
-                error: SyntheticError = _read_refusal(response, meta)
-            except ConfigurationError:
-                raise
+                error: SyntheticError = read_refusal(response, meta)
             except SyntheticError as caught:
                 error = caught
             error.attempts = attempt
@@ -326,75 +354,3 @@ class SyntheticClient:
                 "https://, or allow_http=True if that network is yours"
             )
         return headers
-
-    def _read_json(self, response: "Response", meta: Meta, call: "_Call") -> Any:
-        """Return a whole answer's JSON; an error object in it is raised."""
-        return parse_answer(response.read(self._max_response_bytes))
-
-    def _read_object(
-        self, needs: str, response: "Response", meta: Meta, call: "_Call"
-    ) -> JSONObject:
-        """Return a whole answer that is an object, with a list at the key `needs`, if any."""
-        data = self._read_json(response, meta, call)
-        if not isinstance(data, dict) or needs and not isinstance(data.get(needs), list):
-            said = "it is empty" if data is None else quote(json.dumps(data))
-            wanted = f"an object with a list {needs!r}" if needs else "an object"
-            raise ResponseError(f"the answer is not {wanted}: {said}; check base_url", body=data)
-        return data
-
-    def _read_as(self, kind: Type[_A], needs: str, *answer: Any) -> _A:
-        made = kind.from_dict(self._read_object(needs, *answer))
-        _, made.meta, _ = answer
-        return made
-
-    def _read_list(self, kind: Type[_B], needs: str, *answer: Any) -> List[_B]:
-        return read_list(kind, needs, self._read_object(needs, *answer)[needs])
-
-    def _read_stream(
-        self, choices: Any, response: "Response", meta: Meta, call: "_Call"
-    ) -> ChatStream:
-        kind = meta.headers.get("content-type", "").lower()
-        if "json" not in kind and "html" not in kind:
-            return ChatStream(
-                response, meta, expected_choices=choices if isinstance(choices, int) else 1,
-                max_event_bytes=self._max_response_bytes, on_error=partial(call.complete, meta))
-        answer = self._read_as(ChatCompletion, "choices", response, meta, call)
-        return ChatStream(Whole(answer.to_dict()), meta)  # from a server that does not stream
-
-
-class _Call(NamedTuple):
-    """One call, checked and ready to be sent."""
-
-    method: str
-    url: str
-    headers: Dict[str, str]
-    body: Optional[bytes]
-    clock: retry.Clock
-    max_retries: int
-    secrets: Sequence[str]  # what no error may show, beside what the headers hold
-
-    def complete(self, meta: Optional[Meta], error: SyntheticError) -> None:
-        """Add to an error what its answer's headers say, and hide the secrets in both."""
-        tokens = [self.headers.get(name, "").rpartition(" ")[2] for name in SECRET_HEADERS]
-        secrets = spellings(*self.secrets, *tokens)
-        if meta is not None:
-            error.attempts = meta.attempts
-            if isinstance(error, APIStatusError):
-                retry.add_headers(error, meta)
-            vars(meta).update(masked(vars(meta), secrets))
-        scrub(error, secrets)
-
-
-def _read_refusal(response: "Response", meta: Meta) -> APIStatusError:
-    """Return the error for an answer whose status is not 2xx."""
-    try:
-        text = response.read(_MAX_ERROR_BYTES).decode("utf-8", "replace")
-    except SyntheticError:
-        text = ""  # the status says enough
-    hint, target = None, meta.headers.get("location")
-    if 300 <= response.status < 400 and target:
-        place = re.sub("//[^/]*@", "//", target).partition("?")[0]
-        hint = f"It redirects to {quote(place)}, which is not followed; check base_url"
-    error = status_error(response.status, parse_body(text), hint=hint)
-    retry.add_headers(error, meta)
-    return error

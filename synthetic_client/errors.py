@@ -27,6 +27,7 @@ from typing import Any, Dict, Mapping, Optional, Sequence, Tuple, Type
 _decode = json.JSONDecoder(strict=False).decode  # control characters in texts were seen
 _CUT = "[...]"  # ends a quotation that was cut short
 _LONGEST_QUOTE = 300  # characters of a server's text within our one line
+_DEEPEST = 50  # levels of a body that are kept in an error, which Python can then recurse through
 _CONTEXT_TEXTS = re.compile(r"longer than the model's context length|context limit exceeded", re.I)
 _CONTEXT_CODES = ("context_length_exceeded", "exceed_context_size_error")
 
@@ -131,7 +132,9 @@ _BY_STATUS: Dict[int, Tuple[Type[APIStatusError], str]] = {  # and what to do
     403: (PermissionDeniedError, "Check what the key may do, and any gateway on the way"),
     404: (NotFoundError, "Check base_url and the model's id; GET /models lists them"),
     407: (APIStatusError, "Check the proxy's user and password (proxy=, http_proxy)"),
+    408: (APIStatusError, _LATER),
     409: (ConflictError, _LATER),
+    413: (APIStatusError, "Shorten the messages or shrink the images"),
     422: (UnprocessableEntityError, _CORRECT),
     429: (RateLimitError, "Send fewer at a time, or try again later"),
 }
@@ -144,23 +147,21 @@ def spellings(*secrets: str) -> Sequence[str]:
     plain = [secret for secret in secrets if len(secret) > 3]
     quoted = ["".join(c if c.isalnum() or c in "-._~" else f"%{ord(c):02X}" for c in secret)
               for secret in plain]  # as URLs have it
-    return sorted(plain + quoted, key=len, reverse=True)
+    escaped = [json.dumps(secret)[1:-1] for secret in plain]
+    return sorted(plain + quoted + escaped, key=len, reverse=True)
 
 
 def scrub(error: BaseException, secrets: Sequence[str]) -> None:
     """Mask the secrets, and any URL's user:password, in all that an error and its causes hold."""
     found: Optional[BaseException] = error
     while found is not None:
-        try:
-            found.args = masked(found.args, secrets)
-            vars(found).update(masked(vars(found), secrets))
-        except RecursionError:  # a body nested too deep to look through
-            vars(found).update(body=None)
+        found.args = masked(found.args, secrets)
+        vars(found).update(masked(vars(found), secrets))
         found = found.__cause__ or found.__context__
 
 
-def masked(value: Any, secrets: Sequence[str]) -> Any:
-    """Return `value` without the secrets, at any depth of lists and dicts."""
+def masked(value: Any, secrets: Sequence[str], levels: int = _DEEPEST) -> Any:
+    """Return `value` without the secrets, and without what is nested deeper than `levels`."""
     if isinstance(value, str):
         for secret in secrets:
             value = value.replace(secret, "***")
@@ -168,24 +169,24 @@ def masked(value: Any, secrets: Sequence[str]) -> Any:
                 value = value.replace(secret[:size] + _CUT, "***" + _CUT)
         return re.sub(r"//[^/@\s]*@", "//", value)
     if isinstance(value, dict):
-        pairs = [(masked(key, secrets), masked(item, secrets)) for key, item in value.items()]
+        pairs = [(masked(key, secrets), masked(item, secrets, levels - 1))
+                 for key, item in value.items() if levels]
         return type(value)(pairs)
     if type(value) in (list, tuple):
-        return type(value)(masked(item, secrets) for item in value)
+        return type(value)(masked(item, secrets, levels - 1) for item in value if levels)
     if hasattr(value, "from_dict"):  # the quotas, from a header
         return value.from_dict(masked(value.to_dict(), secrets))
     return value
 
 
-def quote(text: str) -> str:
-    """Return a server's text as part of one line: no breaks, of bounded length."""
+def quote(said: Any) -> str:
+    """Return a server's text or JSON as part of one line: no breaks, of bounded length."""
+    text = said if isinstance(said, str) else json.dumps(masked(said, ()))
     title = re.search(r"<title>(.*?)</title>", text[:100_000], re.I | re.S)
-    if title:
-        text = title.group(1)
+    text = title.group(1) if title else text
     line = " ".join("".join(c if c.isprintable() else " " for c in text[:4000]).split())
-    if len(line) > _LONGEST_QUOTE or len(text) > 4000:
-        line = line[:_LONGEST_QUOTE] + _CUT
-    return line
+    is_long = len(line) > _LONGEST_QUOTE or len(text) > 4000
+    return line[:_LONGEST_QUOTE] + _CUT if is_long else line
 
 
 def parse_body(text: str) -> Any:
@@ -219,7 +220,7 @@ def status_error(status: int, body: Any, hint: Optional[str] = None) -> APIStatu
     if status == 400 and (code in _CONTEXT_CODES or kind in _CONTEXT_CODES
                           or _CONTEXT_TEXTS.search(message)):
         made, advice = _OVERFLOW
-    said = quote(message).rstrip(".") or "the answer has no text"
+    said = quote(message).rstrip(".") or "no reason given"
     return made(
         f"HTTP {status}: {said}. {hint or advice}.", status_code=status, body=body,
         message=message, code=code, type=kind, param=fault.get("param")
@@ -243,6 +244,7 @@ def raise_fault(body: Any, flat: bool = False) -> None:
 
 def _read_fault(body: Any) -> Tuple[str, Dict[str, Any]]:
     """Return the text and the object that describe the fault, in any shape met in the wild."""
+    body = masked(body, ())  # which bounds its depth
     if not isinstance(body, dict):
         return (body if isinstance(body, str) else json.dumps(body) if body else ""), {}
     fault = body.get("error")

@@ -47,12 +47,11 @@ class Response:
         NotHTTP: what answers is something else.
     """
 
-    status = 100
-
     def __init__(self, connection: Any, method: str, pool: Any = None) -> None:
         self._connection, self._pool = connection, pool
         source = io.BufferedReader(connection, BLOCK)
-        while 100 <= self.status < 200 and self.status != 101:  # interim (RFC 9110, 15.2)
+        is_old, self.status, self.headers = _read_head(source)
+        while self.status < 200 and self.status != 101:  # interim (RFC 9110, 15.2)
             is_old, self.status, self.headers = _read_head(source)
         found = {name.lower(): value for name, value in reversed(self.headers)}
         self.location = found.get("location", "")
@@ -118,14 +117,14 @@ class Response:
 def _read_head(source: io.BufferedReader) -> Tuple[bool, int, List[Tuple[str, str]]]:
     """Return whether it is HTTP/1.0, the status and the headers."""
     lines = [source.readline(BLOCK)]
-    if not lines[0]:
-        raise ConnectionResetError("it closed the connection")
     match = _STATUS.match(lines[0])
-    if match is None:
+    if match is None and (lines[0][-1:] == b"\n" or lines[0][:5] != b"HTTP/"[:len(lines[0])]):
         raise NotHTTP("the status line is none")
-    while lines[-1] not in (b"\r\n", b"\n"):
-        if not lines[-1].endswith(b"\n") or len(lines) > _MOST_HEADERS:
-            raise NotHTTP("the headers broke off, or are too many")
+    while match is None or lines[-1] not in (b"\r\n", b"\n"):
+        if len(lines[-1]) == BLOCK or len(lines) > _MOST_HEADERS:
+            raise NotHTTP("a line is too long, or the headers are too many")
+        if lines[-1][-1:] != b"\n":
+            raise ConnectionResetError("it closed the connection")
         lines.append(source.readline(BLOCK))
     found = _HEADER.findall(b"".join(lines[1:]).decode("latin-1"))
     headers = [(name.rstrip(), value.strip()) for name, value in found]

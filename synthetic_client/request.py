@@ -51,9 +51,9 @@ _Object = Mapping[str, Any]
 class CallOptions(TypedDict, total=False):
     """What every call takes beside its request."""
 
-    timeout: Annotated[Optional[float], "seconds the server may stay silent; else the client's"]
+    timeout: Annotated[Optional[float], "seconds of silence to bear; else the client's, 600"]
     deadline: Annotated[Optional[float], "seconds for the whole call, retries included"]
-    max_retries: Annotated[Optional[int], "how often to ask again, 0 or more; else the client's"]
+    max_retries: Annotated[Optional[int], "how often to ask again; else the client's, 2"]
     extra_headers: Annotated[Optional[Mapping[str, str]], "headers to send beside the client's"]
 
 
@@ -91,11 +91,10 @@ class ChatParams(CallOptions, total=False):
         Optional[_Object], "{\"type\": \"json_object\"}, or \"json_schema\" with its schema"]
     reasoning_effort: Annotated[
         Optional[str], "\"none\", \"low\", \"medium\", \"high\"...: see the model's list"]
-    stream_options: Annotated[Optional[_Object], "for streams: {\"include_usage\": True}"]
+    stream_options: Annotated[Optional[_Object], "for streams; include_usage asks for the tokens"]
     user: Annotated[Optional[str], "your end user's id"]
     extra_body: Annotated[
-        Optional[_Object],
-        "merged into the request last: what has no parameter here; None is sent as null"]
+        Optional[_Object], "merged into the request last: what has no parameter here"]
 
 
 class CompletionParams(ChatParams, total=False):
@@ -130,7 +129,9 @@ def documented(function: _F) -> _F:
     if function.__doc__:  # none under -OO
         lines = [f"{name} ({describe(kinds)}): {meaning}"
                  for name, (kinds, meaning) in parameters(ChatParams).items()]
-        function.__doc__ = function.__doc__.replace("{parameters}", "\n            ".join(lines))
+        function.__doc__ = re.sub(  # in whatever column it stands
+            "( *){parameters}", lambda match: "\n".join(match.group(1) + line for line in lines),
+            function.__doc__)
     return function
 
 
@@ -224,9 +225,7 @@ def is_loopback(origin: str) -> bool:
 def _read_model(name: Optional[str]) -> str:
     """Return the model's id, without LiteLLM's route."""
     check_type("model", name, (str, type(None)))
-    name = (name or "").strip()
-    if name.startswith("synthetic/"):
-        name = name[len("synthetic/"):]
+    name = re.sub("^synthetic/", "", (name or "").strip())
     if not name:
         raise ConfigurationError(
             "no model is named; give model= or set SYNTHETIC_MODEL, such as syn:large:text"
@@ -238,9 +237,8 @@ def make_headers(key: Optional[str], *others: Mapping[str, str]) -> Dict[str, st
     """Return a request's headers; of `others`, the later go over the earlier and over ours."""
     from . import __version__
 
-    python = "{}.{}".format(*sys.version_info)
     headers = {
-        "user-agent": f"synthetic-client/{__version__} Python/{python}",
+        "user-agent": "synthetic-client/{} Python/{}.{}".format(__version__, *sys.version_info),
         "accept": "application/json, text/event-stream",
         "accept-encoding": "gzip, deflate",
     }
@@ -353,7 +351,7 @@ def encode(payload: Any, most: Optional[int] = None) -> bytes:
                 _to_json(value)
             except (TypeError, ValueError, RecursionError) as error:
                 kind = TypeError if isinstance(error, TypeError) else ConfigurationError
-                raise kind(f"{name} cannot be sent as JSON: {error}") from error
+                raise kind(f"{quote(str(name))} cannot be sent as JSON: {error}") from error
         raise
     if most is not None and len(body) > most:
         raise ConfigurationError(

@@ -11,7 +11,7 @@ import random
 import re
 import time
 from datetime import datetime, timezone
-from typing import Any, Mapping, Optional, Tuple
+from typing import Any, Callable, Mapping, Optional, Tuple
 
 from .errors import APIConnectionError, APIStatusError, APITimeoutError, SyntheticError
 
@@ -31,10 +31,16 @@ class Clock:
         self._phase = "silence"
         self._ends = float("inf") if deadline is None else time.monotonic() + deadline
         self.connect_ends: Optional[float] = None
+        self.cut: Callable[[], Any] = bool  # ends the exchange that waits now
 
     def start_connecting(self) -> None:
         """Let connect_timeout bound what follows, until connect_ends is None again."""
         self.connect_ends = time.monotonic() + self._limits["connect"]
+
+    def stop(self) -> None:
+        """End the call at once, from any thread."""
+        self._ends = -float("inf")  # first: no wait may begin after the cut
+        self.cut()
 
     def left(self) -> float:
         """Return the seconds until the deadline."""
@@ -68,12 +74,11 @@ def wait_before_retry(error: SyntheticError, attempt: int, max_retries: int) -> 
     may_pass = error.status_code in (408, 409, 429) or error.status_code >= 500
     if "insufficient_quota" in (error.code, error.type):
         may_pass = False
-    word, asked = error.headers.get("x-should-retry"), error.retry_after
+    word = error.headers.get("x-should-retry")
     if word in ("true", "false"):
         may_pass = word == "true"
-    if not may_pass or asked is not None and asked > LONGEST_WAIT:
-        return None
-    return backoff(attempt) if asked is None else asked
+    wait = backoff(attempt) if error.retry_after is None else error.retry_after
+    return wait if may_pass and wait <= LONGEST_WAIT else None
 
 
 def backoff(attempt: int) -> float:
@@ -107,18 +112,25 @@ def add_headers(error: APIStatusError, meta: Any) -> None:
         name, left = spent
         said = f" Your {name} is used up"
         if left is not None:
-            hours, minutes = divmod(int(left) // 60 + 1, 60)
-            said += f"; it renews in {hours} h {minutes} min"
+            said += f"; it renews in {describe_wait(left)}"
             wait = left if wait is None or left > LONGEST_WAIT else wait
         error.args = (f"{error}{said}.",)
+    elif wait is not None and wait > LONGEST_WAIT:
+        error.args = (f"{error} It asks for a wait of {describe_wait(wait)}.",)
     error.retry_after = wait
+
+
+def describe_wait(seconds: float) -> str:
+    """Return a time in its two largest units, such as "3 d 4 h" or "12 min"."""
+    minutes = max(0, int(seconds)) // 60 + 1
+    parts = [(minutes // 1440, "d"), (minutes // 60 % 24, "h"), (minutes % 60, "min")]
+    return " ".join([f"{count} {unit}" for count, unit in parts if count][:2])
 
 
 def used_up_quota(quotas: Any, now: datetime) -> Optional[Tuple[str, Optional[float]]]:
     """Return the name of a quota that is used up and the seconds until it renews.
 
-    `quotas` is a schema.Quotas; of several that are used up, the one that renews last. The
-    meters that count are in https://dev.synthetic.new (Synthetic's page on quotas).
+    Of several, the one that renews last; https://dev.synthetic.new says which meters count.
     """
     empty = []
     rolling, weekly = quotas.rolling_five_hour_limit, quotas.weekly_token_limit

@@ -234,6 +234,16 @@ class ChatCompletion(WireObject):
         return text if isinstance(text, str) else ""  # not the parts that some servers send
 
 
+@dataclass
+class ChatResult:
+    """What became of one request of `chat_many`: an answer, or the error that it met."""
+
+    index: int  # its place among the requests, from 0
+    request: Any  # as it was given
+    completion: Optional[ChatCompletion] = None
+    error: Optional[Exception] = None
+
+
 class Embedding(WireObject, lenient=True):
     """The vector of one input."""
 

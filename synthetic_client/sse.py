@@ -7,11 +7,13 @@ ends its line at once, and an LF that follows, in this feed or the next, belongs
 waits to see whether one comes.
 """
 
+import re
 from typing import List, NamedTuple, Optional
 
 from .errors import ResponseError
 
 MAX_EVENT_BYTES = 64 * 1024 * 1024
+_COMMENTS = re.compile(rb"\A(?::[^\n]*\n)+")  # before an event, of which they are no part
 
 
 class ServerSentEvent(NamedTuple):
@@ -27,7 +29,7 @@ class SSEParser:
     """Turns the bytes of an event stream into events.
 
     Args:
-        max_event_bytes: an event with more data than this is a ResponseError.
+        max_event_bytes: an event whose lines are longer than this is a ResponseError.
     """
 
     def __init__(self, max_event_bytes: int = MAX_EVENT_BYTES) -> None:
@@ -55,21 +57,29 @@ class SSEParser:
         end = self._held.rfind(b"\n\n", start)
         events: List[ServerSentEvent] = []
         if end >= 0:
-            events = self._read_events(self._held[:end].decode("utf-8", "replace"))
+            events = self._read_events(self._held[:end])
             del self._held[:end + 2]
-        elif data[-1:] == b"\n" and self._held[:1] == b":":  # comments are no part of an event
-            del self._held[:self._held.find(b"\n") + 1]
-        if len(self._held) > self._limit:
-            self._refuse()
+        elif b"\n" in data and self._held.startswith(b":"):
+            self._held = bytearray(_COMMENTS.sub(b"", self._held))
+            self._at_start = False
+        self._check(self._held)
         return events
 
-    def _read_events(self, text: str) -> List[ServerSentEvent]:
+    def _check(self, lines: bytearray) -> None:
+        if len(lines) - lines.endswith(b"\n") > self._limit:
+            raise ResponseError(
+                f"an event of the stream is over {self._limit} bytes; raise max_response_bytes")
+
+    def _read_events(self, data: bytearray) -> List[ServerSentEvent]:
+        for lines in data.split(b"\n\n") if len(data) > self._limit else ():
+            self._check(bytearray(_COMMENTS.sub(b"", lines + b"\n")))
+        text = data.decode("utf-8", "replace")
         if self._at_start and text[:1] == "\ufeff":
             text = text[1:]
         self._at_start = False
         events = []
         for block in text.split("\n\n"):
-            if block[:6] == "data: " and "\n" not in block and len(block) <= self._limit:
+            if block[:6] == "data: " and "\n" not in block:
                 events.append(ServerSentEvent("message", block[6:], self._id))
             else:
                 events += self._read_event(block)
@@ -88,13 +98,7 @@ class SSEParser:
                 kind = value
             elif name == "id" and "\0" not in value:
                 self._id = value
-            elif name == "retry" and value.isdigit() and value.isascii() and len(value) < 16:
+            elif name == "retry" and value.isdigit() and value.isascii() and len(value) < 4000:
                 retry = int(value)
         data = "\n".join(values)
-        if len(data) > self._limit:
-            self._refuse()
         return [ServerSentEvent(kind or "message", data, self._id, retry)] if values else []
-
-    def _refuse(self) -> None:
-        raise ResponseError(
-            f"an event of the stream is over {self._limit} bytes; raise max_response_bytes")

@@ -25,6 +25,7 @@ _TEXTS = ("content", "reasoning_content", "refusal")
 _PLAIN_KEYS = frozenset(("content", "reasoning_content", "reasoning", "role"))
 _HEAD_KEYS = frozenset(
     ("id", "object", "created", "model", "choices", "system_fingerprint", "service_tier"))
+_LONGEST_HEAD = 1 << 20
 _PIECES = 512  # joined when there are this many, so that short pieces cost no more than their text
 
 
@@ -33,7 +34,7 @@ class _Text(List[str]):
 
     def add(self, piece: Any) -> None:
         if not isinstance(piece, str):
-            raise ResponseError(f"a piece of text is {str(piece)[:60]!r}", body=piece)
+            raise ResponseError(f"a piece of text is {quote(piece)}", body=piece)
         self.append(piece)
         if len(self) >= _PIECES:
             self[:] = ["".join(self)]
@@ -63,8 +64,8 @@ def _merge_delta(message: JSONObject, delta: JSONObject) -> None:
         more["reasoning_content"] = more.get("reasoning_content") or text
     if message["role"]:
         more.pop("role", None)
-    for piece in more.pop("tool_calls", None) or ():
-        _merge_call(message.setdefault("tool_calls", []), piece or {})
+    for piece in filter(None, more.pop("tool_calls", None) or ()):
+        _merge_call(message.setdefault("tool_calls", []), piece)
     _merge(message, more, _TEXTS)
 
 
@@ -92,24 +93,22 @@ def _find_call(calls: List[JSONObject], piece: JSONObject) -> JSONObject:
             return call
     if index is None:
         index = calls[0]["index"] if calls else 0
-    for call in reversed(calls):
-        if call["index"] == index:
-            if name and call["id"]:
-                break
-            return call
+    at_index = [call for call in calls if call["index"] == index]
+    if at_index and not (name and at_index[-1]["id"]):
+        return at_index[-1]
     function = {"name": None, "arguments": _Text()}
     calls.append({"index": index, "id": None, "type": "function", "function": function})
     return calls[-1]
 
 
-def _joined(value: Any) -> Any:
-    """Return a copy in which each text is in one piece."""
+def _joined(value: Any, levels: int = 5) -> Any:
+    """Return a copy in which each text is in one piece; down to a call's arguments is enough."""
     if isinstance(value, _Text):
         return "".join(value)
-    if isinstance(value, list):
-        return [_joined(item) for item in value]
-    if isinstance(value, dict):
-        return {key: _joined(item) for key, item in value.items()}
+    if isinstance(value, list) and levels:
+        return [_joined(item, levels - 1) for item in value]
+    if isinstance(value, dict) and levels:
+        return {key: _joined(item, levels - 1) for key, item in value.items()}
     return value
 
 
@@ -193,8 +192,8 @@ class Whole(io.BytesIO):
     """Stands in for a Response where the whole answer came at once, as the stream of one chunk."""
 
     def __init__(self, answer: JSONObject) -> None:
-        choices = [{**choice, "delta": choice.get("message")}
-                   for choice in answer["choices"] if choice]
+        choices = [{"index": place, **choice, "delta": choice.get("message")}
+                   for place, choice in enumerate(answer["choices"]) if choice]
         chunk = {**answer, "object": "chat.completion.chunk", "choices": choices}
         super().__init__(f"data: {json.dumps(chunk)}\n\ndata: [DONE]\n\n".encode("ascii"))
 
@@ -205,9 +204,10 @@ def _read_chunks(
     response: Any, parser: SSEParser, accumulator: Accumulator
 ) -> Iterator[ChatCompletionChunk]:
     """Yield the chunks of an answer; ends well when it was whole, and raises where it was not."""
-    head = b""
+    head, raw = bytearray(), None  # the head may be no event stream, but an error
     for data in iter(response.read1, b""):
-        head = head or data[:1000]
+        if accumulator.is_empty and len(head) < _LONGEST_HEAD:
+            head += data
         for event in parser.feed(data):
             try:
                 raw, end = _decode(event.data)
@@ -221,11 +221,11 @@ def _read_chunks(
                 raw = _read_unusual(event)
             if raw is not None:
                 yield accumulator.add(raw)
-    if accumulator.is_empty and head.lstrip()[:1] in (b"<", b"{", b"["):
+    if accumulator.is_empty and head.lstrip().startswith((b"<", b"{", b"[")):
         body = parse_body(head.decode("utf-8", "replace"))
         raise_fault(body)
-        text = quote(str(body)[:300] + "[...]")
-        raise ResponseError(f"the answer is no event stream: {text}", body=text)
+        raise ResponseError(
+            f"the answer is no event stream: {quote(body)}; check base_url", body=body)
     if not accumulator.is_finished:
         raise StreamInterruptedError(
             "the stream ended before the answer was whole; see partial, or ask again")
@@ -234,14 +234,12 @@ def _read_chunks(
 
 def _read_unusual(event: ServerSentEvent) -> Optional[JSONObject]:
     """Return an event's JSON object, None where it has no data; raises what is no chunk."""
-    data = event.data.strip()
-    if not data:
+    if not event.data.strip():
         return None
-    body = parse_body(data)
+    body = parse_body(event.data)
     raise_fault(body, flat=event.event == "error")
     if not isinstance(body, dict):
-        raise ResponseError(
-            f"a chunk of the stream is no JSON object: {quote(str(body))}", body=body)
+        raise ResponseError(f"a chunk is no JSON object: {quote(body)}", body=body)
     return body
 
 

@@ -35,7 +35,7 @@ _MODELS: JSONObject = {"data": [{
     "pricing": {"prompt": "$0.00000055", "completion": "$0.00000219", "image": "0",
                 "request": "0", "input_cache_reads": "$0.00000055", "input_cache_writes": "0"},
 } for name in (MODEL, "syn:large:text")]}
-_CHAT = ("POST", "/chat/completions")
+_CHAT = ("POST", f"{BASE_PATH}/chat/completions")
 
 
 class Request(NamedTuple):
@@ -63,7 +63,8 @@ class MockServer:
 
     A chat takes the next of the answers that `reply` and `fail` have queued; where there is none
     it echoes the last user message. The other endpoints have an answer of their own, unless a
-    failure is next. Any key and any model will do. Tokens are counted as words.
+    failure is next. Any key and any model will do. Tokens are counted as words. `requests` holds
+    what was received: method, path, headers, json.
     """
 
     def __init__(self) -> None:
@@ -164,8 +165,7 @@ class _Handler(BaseHTTPRequestHandler):
         headers = Headers((name.lower(), value) for name, value in self.headers.items())
         body: Any = parse_body(raw.decode("utf-8", "replace")) if raw else None
         self.mock.requests.append(Request(self.command, self.path, headers, body))
-        path = self.path.partition("?")[0]
-        route = self.command, path[len(BASE_PATH):] if path.startswith(BASE_PATH) else path
+        route = self.command, self.path.partition("?")[0]
         queued = self.mock._next(route == _CHAT)
         try:
             if isinstance(queued, _Failure):
@@ -175,7 +175,7 @@ class _Handler(BaseHTTPRequestHandler):
             elif route in _ROUTES:
                 self._send(200, _ROUTES[route](body))
             else:
-                self._send(404, {"error": f"there is no {self.command} {path}"})
+                self._send(404, {"error": f"there is no {route[0]} {route[1]}"})
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             self._send(400, {"error": f"there is no answer to this: {error!r}"})
 
@@ -323,8 +323,8 @@ def _search(body: JSONObject) -> JSONObject:
 
 
 _ROUTES: Dict[Tuple[str, str], Any] = {
-    ("POST", "/embeddings"): _embed,
-    ("GET", "/models"): lambda body: _MODELS,
+    ("POST", f"{BASE_PATH}/embeddings"): _embed,
+    ("GET", f"{BASE_PATH}/models"): lambda body: _MODELS,
     ("GET", "/v2/quotas"): lambda body: _quotas(),
     ("POST", "/v2/search"): _search,
 }

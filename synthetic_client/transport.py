@@ -17,11 +17,13 @@ import re
 import socket
 import ssl
 import sys
+import threading
 import time
 import urllib.parse
 import urllib.request
 import weakref
 from collections import deque
+from contextlib import suppress
 from functools import lru_cache
 from typing import Any, Deque, Dict, Iterator, Mapping, Optional, Tuple
 
@@ -34,7 +36,6 @@ from .retry import Clock
 IDLE_CONNECTIONS = 32
 IDLE_SECONDS = 60.0
 REDIRECTS = 5
-POOLS = 8  # that are kept for settings of which no client is left
 _DRAIN_SECONDS = 0.05  # for the end of a body whose last event was read already
 _TCP_OPTIONS = {"TCP_NODELAY": 1, "TCP_KEEPIDLE": 60, "TCP_KEEPALIVE": 60, "TCP_KEEPINTVL": 30,
                 "TCP_KEEPCNT": 4}
@@ -42,11 +43,10 @@ _LABEL = r"[^\0- /:@.\[\]\x7f]{1,63}"
 _PROXY = re.compile(rf"(?:https?://)?(?:([^/\s]*)@)?"  # user:password
                     rf"({_LABEL}(?:\.{_LABEL})*\.?|\[[0-9a-f:.]+\])(?::([0-9]+))?/?", re.I)
 _STRICT = "; Python 3.13 and newer check strictly (ssl.VERIFY_X509_STRICT)"
-_ADVICE: Mapping[Any, str] = {  # by a fault's class, or OpenSSL's number (X509_V_ERR_...)
-    socket.gaierror: "its name cannot be looked up; check base_url, and whether a proxy is needed",
-    ConnectionRefusedError: "nothing listens there; check base_url's host and port",
-    **dict.fromkeys((9, 10), "; renew it, or set this machine's clock"),
-    **dict.fromkeys((62, 64), "; check base_url's host"),
+_SAID: Mapping[type, str] = {
+    socket.gaierror: "the host's name cannot be looked up",
+    ConnectionRefusedError: "nothing listens there",
+    ssl.SSLError: "it does not speak TLS as we do",
 }
 _Way = Tuple[Tuple[str, int], Optional[Dict[str, str]], Tuple[str, ...]]
 _TIMEOUTS = (socket.timeout, TimeoutError)  # one and the same from Python 3.10 on
@@ -64,6 +64,7 @@ class _Connection(io.RawIOBase):
     def __init__(self, clock: Clock) -> None:
         self.clock = clock
         self.process = os.getpid()  # a fork's child leaves its parent's connections alone
+        self._reading = threading.RLock()
 
     def _use(self, sock: socket.socket) -> None:
         self.sock = sock
@@ -98,16 +99,16 @@ class _Connection(io.RawIOBase):
 
     def send(self, data: bytes) -> None:
         view = memoryview(data)
-        try:
+        # refused in mid-body: the reason may be there to be read
+        with suppress(BrokenPipeError, ConnectionResetError):
             while view:
                 self._limit_wait()
                 view = view[self.sock.send(view[:BLOCK]):]
-        except (BrokenPipeError, ConnectionResetError):
-            pass  # refused in mid-body: the reason may be there to be read
 
     def readinto(self, buffer: Any) -> int:
-        self._limit_wait()
-        size: int = self.sock.recv_into(buffer)
+        with self._reading:
+            self._limit_wait()
+            size: int = self.sock.recv_into(buffer)
         self.heard = self.heard or size > 0 and self.clock.connect_ends is None
         return size
 
@@ -120,12 +121,11 @@ class _Connection(io.RawIOBase):
         return True
 
     def close(self) -> None:
-        pass  # io closes what is under a buffer that is dropped; the connection lives on
+        """Do nothing: io closes what is under a buffer that is dropped, and this lives on."""
 
     def is_reusable(self) -> bool:
         """Say whether a request may go out: the last answer has ended, and nothing else came."""
-        idle = time.monotonic() - self.idle_since
-        if idle > IDLE_SECONDS or self.process != os.getpid():
+        if time.monotonic() - self.idle_since > IDLE_SECONDS or self.process != os.getpid():
             return False
         self.clock = Clock(_DRAIN_SECONDS, _DRAIN_SECONDS, _DRAIN_SECONDS)
         try:
@@ -150,14 +150,12 @@ class _Connection(io.RawIOBase):
 
     def cut(self) -> None:
         """Close the socket and wake who waits for it; a parent's, after a fork, lives on."""
-        if self.sock is None:
+        if self.sock is None or self.process != os.getpid():
             return
-        try:
-            if self.process == os.getpid():
-                socket.socket.shutdown(self.sock, socket.SHUT_RDWR)
-        except OSError:
-            pass
-        self._finalizer()
+        with suppress(OSError):
+            socket.socket.shutdown(self.sock, socket.SHUT_RDWR)
+        with self._reading:  # or that thread would read from whatever has this number next
+            self._finalizer()
 
 
 class Transport(urllib.request.BaseHandler):
@@ -179,19 +177,19 @@ class Transport(urllib.request.BaseHandler):
         self, origin: str, proxy: Optional[str], ca_file: Optional[str],
         ssl_context: Optional[ssl.SSLContext]
     ) -> None:
-        self._origin = self._place = origin
-        self._url = urllib.parse.urlsplit(origin)
+        self._origin, self._url = origin, urllib.parse.urlsplit(origin)
+        self._place, self._suspects = origin, "base_url, and whether a proxy is needed"
         self._context: Optional[ssl.SSLContext] = None  # for plain http
-        self._trusted = "your ssl_context"
         if self._url.scheme == "https":
             self._context = ssl_context or _make_context(ca_file)
-        if ssl_context is None:
-            store = os.environ.get("SSL_CERT_FILE") or ssl.get_default_verify_paths().cafile
-            self._trusted = f"the system's certificates ({store})"
-            self._trusted += f" and {ca_file}" if ca_file else ""
+        store = os.environ.get("SSL_CERT_FILE") or ssl.get_default_verify_paths().cafile
+        self._trusted = f"the system's certificates ({store}){f' and {ca_file}' * bool(ca_file)}"
+        if ssl_context is not None:
+            self._trusted = "your ssl_context"
         self._address, self._proxy_headers, self.secrets = _find_way(self._url, proxy)
         if self._proxy_headers is not None:
             self._place += " through the proxy {}:{}".format(*self._address)
+            self._suspects = "base_url and the proxy (proxy=, http_proxy, https_proxy)"
         self._idle: Deque[_Connection] = deque()  # its ends are atomic: no lock to fork with
         self._opener = urllib.request.OpenerDirector()
         self._opener.add_handler(self)
@@ -206,15 +204,16 @@ class Transport(urllib.request.BaseHandler):
             APIConnectionError: no answer could be had.
             ResponseError: what answered does not speak HTTP.
         """
-        for left in range(REDIRECTS, -1, -1):
+        left = REDIRECTS
+        while True:
             request: Any = urllib.request.Request(url, body, dict(headers), method=method)
             request.clock = clock
             response = self._open(request, attempt)
             url = _join(url, response.location) if response.status in (307, 308) else ""
-            if not left or not url.startswith(self._origin + "/"):
-                break
+            if not left or not url.lower().startswith(self._origin + "/"):
+                return response
             response.close()
-        return response
+            left -= 1
 
     def _open(self, request: Any, attempt: int) -> Response:
         begun, outcome = time.monotonic(), "stopped"
@@ -243,13 +242,16 @@ class Transport(urllib.request.BaseHandler):
     https_open = http_open
 
     def _exchange(self, connection: _Connection, request: Any) -> Response:
-        connection.clock, connection.heard = request.clock, False
-        connection.clock.connect_ends = None  # of an attempt that did not connect
+        clock, connection.heard = request.clock, False
+        clock.cut, clock.connect_ends = connection.cut, None  # not those of an earlier attempt
+        connection.clock = clock
         try:
             if connection.sock is None:
                 self._connect(connection)
             connection.send(self._compose(request))
-            return Response(connection, request.method, self)
+            response = Response(connection, request.method, self)
+            clock.cut = response.close  # which spares a connection that was given back
+            return response
         except BaseException as error:
             connection.cut()
             if isinstance(error, _FAULTS):
@@ -293,13 +295,16 @@ class Transport(urllib.request.BaseHandler):
         if isinstance(error, NotHTTP):
             return ResponseError(f"what answers at {self._place} is no HTTP; check base_url")
         if isinstance(error, ssl.SSLCertVerificationError):
-            fault = error.verify_message.rstrip(".") + _ADVICE.get(error.verify_code, "")
+            fault = error.verify_message.rstrip(".")
+            if error.verify_code in (9, 10):  # not valid yet, or expired (X509_V_ERR_...)
+                fault += "; renew it, or set this machine's clock"
             return APIConnectionError(
                 f"the certificate of {self._origin} is not trusted: {fault}; "
-                f"checked against {self._trusted}; add yours with ca_file= or SSL_CERT_FILE"
-                + (_STRICT if sys.version_info >= (3, 13) else ""))
+                f"checked against {self._trusted}; check base_url, or add a certificate with "
+                "ca_file= or SSL_CERT_FILE" + (_STRICT if sys.version_info >= (3, 13) else ""))
         return APIConnectionError(
-            f"no answer from {self._place}: {_describe(error)}", retryable=not connection.heard)
+            f"no answer from {self._place}: {_describe(error)}; check {self._suspects}",
+            retryable=not connection.heard)
 
     def _take_idle(self) -> Optional[_Connection]:
         """Return an idle connection that is alive, None where there is none."""
@@ -322,14 +327,12 @@ class Transport(urllib.request.BaseHandler):
 
     def close_idle(self, but: int = 0) -> None:
         """Close idle connections, the oldest first, `but` so many."""
-        try:
+        with suppress(IndexError):  # another thread took the last one
             while len(self._idle) > but:
                 self._idle.popleft().cut()
-        except IndexError:
-            pass  # another thread took the last one
 
 
-@lru_cache(maxsize=POOLS)
+@lru_cache(maxsize=8)  # pools that are kept for settings of which no client is left
 def _keep(_environment: Tuple[Any, ...], *settings: Any) -> Transport:
     return Transport(*settings)
 
@@ -359,7 +362,7 @@ def _find_way(url: urllib.parse.SplitResult, given: Optional[str]) -> _Way:
     address = host.strip("[]"), int(port or 80)
     if packed is None:
         return address, {}, ()
-    plain = urllib.parse.unquote(packed)
+    plain = urllib.parse.unquote(packed if ":" in packed else packed + ":")
     token = base64.b64encode(plain.encode("utf-8")).decode("ascii")
     secrets = (token, packed, plain, packed.partition(":")[2], plain.partition(":")[2])
     return address, {"Proxy-Authorization": f"Basic {token}"}, secrets
@@ -391,5 +394,5 @@ def _join(url: str, location: str) -> str:
 
 
 def _describe(error: Exception) -> str:
-    said = _ADVICE.get(type(error)) or getattr(error, "strerror", None) or error
+    said = _SAID.get(type(error)) or getattr(error, "strerror", None) or error
     return " ".join(str(said).split()) or type(error).__name__

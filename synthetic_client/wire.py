@@ -15,7 +15,7 @@ from decimal import Decimal
 from functools import partial
 from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional, Type, TypeVar
 
-from .errors import ResponseError
+from .errors import ResponseError, quote
 
 if TYPE_CHECKING:
     from typing_extensions import dataclass_transform
@@ -28,7 +28,6 @@ _Reader = Callable[[Any], Any]
 _T = TypeVar("_T", bound="WireObject")
 _UNREADABLE = (
     ArithmeticError, AttributeError, LookupError, OSError, ResponseError, TypeError, ValueError)
-_NULL: JSONObject = {}  # what an object was made from that came as null
 
 wire: Any = object()  # marks the fields that are read from JSON
 
@@ -82,7 +81,7 @@ def _parse_time(value: Any) -> Optional[datetime]:
 
 def _to_json(value: Any) -> Any:
     if isinstance(value, WireObject):
-        return value.to_dict() or (None if value._sent is _NULL else {})
+        return value.to_dict() or ({} if "_sent" in vars(value) else None)
     if isinstance(value, list):
         return [_to_json(item) for item in value]
     if isinstance(value, datetime):
@@ -96,8 +95,7 @@ def _to_camel_case(name: str) -> str:
 
 
 def _wrong_type(key: str, wanted: str, value: Any) -> ResponseError:
-    said = json.dumps(value)[:60]
-    return ResponseError(f"the answer's {key!r} should be {wanted}, not {said}", body=value)
+    return ResponseError(f"the answer's {key} should be {wanted}, not {quote(value)}", body=value)
 
 
 @dataclass_transform()
@@ -107,7 +105,7 @@ class WireObject:
     `extra` holds what the server sent and no attribute shows.
     """
 
-    _sent: JSONObject = {}
+    _sent: JSONObject = {}  # of what came as null, or was not sent at all
     _keys: Dict[str, str] = {}  # of each field, in JSON
     _readers: Dict[str, Optional[_Reader]] = {}
     _nested: List[str] = []  # the fields in which objects are, and nothing else may be
@@ -123,10 +121,10 @@ class WireObject:
                         for name, key in cls._keys.items()}
         cls._nested = [name for name in names if cls._readers[name] and not lenient]
         for name in names:
-            setattr(cls, name, field(default_factory=partial(cls._read, name, _NULL)))
+            setattr(cls, name, field(default_factory=partial(cls._read, name, {})))
         cls.__annotations__["extra"] = JSONObject
         cls.extra = field(default_factory=dict)
-        dataclass(cls)
+        dataclass(repr=False)(cls)
 
     @classmethod
     def from_dict(cls: Type[_T], data: JSONObject) -> _T:
@@ -144,7 +142,8 @@ class WireObject:
         self = cls.__new__(cls)
         if data is not None and not isinstance(data, dict):
             raise _wrong_type(key, "an object", data)
-        self._sent = _NULL if data is None else data
+        if data is not None:
+            self._sent = data
         for name in cls._nested:
             self.__dict__[name] = cls._read(name, self._sent)
         return self
@@ -162,6 +161,9 @@ class WireObject:
 
     if not TYPE_CHECKING:  # or no misspelt attribute would be seen
 
+        def __dir__(self):  # what was not looked at yet can be completed too
+            return [*super().__dir__(), *self.__dataclass_fields__]
+
         def __getattr__(self, name):  # runs only for what was not looked at before
             if name in self._keys or name == "extra":
                 value = self._read(name, self._sent)
@@ -171,6 +173,11 @@ class WireObject:
                 raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
             self.__dict__[name] = value
             return value
+
+    def __repr__(self) -> str:
+        values = [(name, getattr(self, name)) for name in (*self._keys, "extra")]
+        said = ", ".join(f"{name}={value!r}" for name, value in values if value or value == 0)
+        return f"{type(self).__name__}({said})"
 
     def to_dict(self) -> JSONObject:
         """Return the JSON object as the server sent it, with what was changed since."""

@@ -6,6 +6,7 @@ import importlib
 import io
 import json
 import os
+import platform
 import re
 import select
 import shutil
@@ -295,12 +296,12 @@ class Tables(CommandCase):
             "id": "syn:large:text", "context_length": 524288, "supported_features": ["tools"],
             "pricing": {"prompt": "$0.0000006", "completion": "0"}}]}
         code, printed, said = self.call("models", script=[models], SYNTHETIC_API_KEY="")
-        self.assertEqual((code, said), (0, ""))
+        self.assertEqual((code, printed.count("\n")), (0, 4))
         lines = [line.split() for line in printed.splitlines()]
         self.assertEqual(lines[1], ["syn:large:text", "524288", "0.60", "0.00", "---t"])
         self.assertEqual(lines[2], ["hf:meta-llama/Llama-3.3-70B-Instruct", "?", "0.90", "?", "?"])
         self.assertEqual(lines[3], ["hf:zai-org/GLM-4.7", "202752", "0.55", "2.19", "jrst"])
-        self.assertIn("structured_outputs", printed)
+        self.assertIn("structured_outputs", said)
 
     def test_models_in_80_columns(self):
         """Every line fits 80 columns, with the longest ids that there are."""
@@ -308,8 +309,8 @@ class Tables(CommandCase):
         models = {"data": [{}, dict(MODELS["data"][0], id=LONG_ID, supported_features=able,
                                     input_modalities=["text", "image"])]}
         code, printed, said = self.call("models", script=[models])
-        self.assertEqual((code, said), (0, ""))
-        self.assertLessEqual(max(map(len, printed.splitlines())), 80)
+        self.assertEqual(code, 0)
+        self.assertLessEqual(max(map(len, (printed + said).splitlines())), 80)
         self.assertRegex(printed, re.escape(LONG_ID) + " +202752 +0.55 +2.19 +ijrstw\n")
         code, printed, _ = self.call("models", script=[{"data": []}])
         self.assertEqual((code, printed.splitlines()[0].split()[0]), (0, "MODEL"))
@@ -527,6 +528,7 @@ class InTerminal(unittest.TestCase):
             self.assertEqual((code, rest.replace("^C", "").strip()), (130, ""))
             self.assertTrue(rest.endswith("\r\n"), rest)
 
+    @unittest.skipIf(platform.python_implementation() == "PyPy", "it has a line editor of its own")
     def test_conversation(self):
         """With no prompt: a conversation; errors and Ctrl-C do not end it, arrow keys work."""
         def endless(conn):
@@ -539,8 +541,8 @@ class InTerminal(unittest.TestCase):
             shown = Terminal(self, server, "chat", "--max-retries", "0", "--temperature", "0")
             for seen, typed in (
                 ("> ", b"hi\n"), ("Hello you\r\n", b""), ("> ", b"\n"), ("> ", b"more\n"),
-                ("half an", b"\x03"), ("> ", b"lost\n"), ("broken", b""), ("> ", b"unsent"),
-                ("unsent", b"\x03"), ("> ", b"\x1b[Aend\n"), ("Bye\r\n", b""),
+                ("half an", b"\x03"), ("> ", b"lost\n"), ("broken", b""), ("> ", b"?"),
+                ("?", b"\x03"), ("> ", b"\x1b[Aend\n"), ("Bye\r\n", b""),
                 ("> ", b"\x04"),
             ):
                 shown.until(seen)

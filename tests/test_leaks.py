@@ -105,6 +105,8 @@ class Echoes(Leaks):
         "<html>" + "x" * 280 + KEY,
         '"%s"' % KEY,
         '["%s"]' % KEY,
+        '{"error": "%s", "x": %s"%s"%s}' % (KEY, "[" * 600, KEY, "]" * 600),  # masking recurses
+        '{"x": %s"%s"%s}' % ("[" * 600, KEY, "]" * 600),
     ]
 
     def test_statuses(self):
@@ -127,6 +129,33 @@ class Echoes(Leaks):
                 self.check(answer(status, "", headers))
                 reason = "HTTP/1.1 %d %s\r\nContent-Length: 0\r\n\r\n" % (status, KEY)
                 self.check(reason.encode())
+
+    def test_wrong_types(self):
+        """A key that stands where an object should be is masked, wherever a quotation is cut."""
+        for size in range(20, 300, 9):
+            text = "x" * size + KEY
+            body = {"choices": [{"message": text, "delta": text}]}
+            with self.subTest(size=size), Server([body, [body]]) as server:
+                client = server.client(api_key=KEY)
+                with self.failing(sc.ResponseError):
+                    client.chat("hi")
+                with self.failing(sc.ResponseError):
+                    list(client.stream_chat("hi"))
+
+    def test_key_that_json_escapes(self):
+        """A key with quotes and backslashes is masked where its JSON is quoted, too."""
+        key = 'syn_"a\\b"c\\d'
+        with Server(answer(401, {"x": key})) as server:
+            with self.assertRaises(sc.AuthenticationError) as caught:
+                server.client(api_key=key).chat("hi")
+            self.assertIn('{"x": "***"}', str(caught.exception))
+
+    def test_deep_quotas(self):
+        """A header nested as deep as JSON can be read neither breaks an error nor bares a key."""
+        deep = {"x-synthetic-quotas": '{"a": %s"%s"%s}' % ("[" * 600, KEY, "]" * 600)}
+        for status in (200, 429):
+            with self.subTest(status=status):
+                self.check(answer(status, {"error": {"message": KEY, "code": 429}}, deep))
 
     def test_headers_of_a_stream(self):
         """A key in the headers of a stream that breaks is masked in what had come, too."""

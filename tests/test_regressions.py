@@ -110,6 +110,7 @@ class Waiting(unittest.TestCase):
         """A proxy's answer to CONNECT is no answer of the server: what breaks then is retried."""
         def handler(conn):
             conn.raw(b"HTTP/1.1 200 ok\r\n\r\n")
+            conn.sock.recv(9)  # a reset before may hit wrap_socket(), which leaks before 3.13
             conn.reset()
 
         with Server(handler) as proxy:
@@ -171,6 +172,27 @@ class Answers(unittest.TestCase):
         body = b'{"error": {"message": "m", "code": 429}}'
         with Server([answer(200, body, {"Content-Type": "text/event-stream"})]) as server:
             self.assertRaises(sc.RateLimitError, list, server.client().stream_chat("a"))
+
+    def test_error_behind_a_byte_order_mark(self):
+        """An error's body may begin with a byte order mark, as an answer's may."""
+        error = self.error(answer(400, b'\xef\xbb\xbf{"error": "m"}'))
+        self.assertEqual((error.message, error.body), ("m", {"error": "m"}))
+
+    def test_error_that_comes_in_pieces(self):
+        """An error where events should be is read whole, however long and slow it comes."""
+        body = json.dumps({"error": {"message": "m" * 2000, "code": 429}}).encode()
+
+        def handler(conn):
+            conn.start_sse()
+            for piece in (body[:1], body[1:9], body[9:]):
+                conn.part(piece)
+                conn.wait(0.02)
+            conn.end_sse(done=False)
+
+        with Server(handler) as server:
+            with self.assertRaises(sc.RateLimitError) as caught:
+                list(server.client().stream_chat("a"))
+            self.assertEqual(caught.exception.message, "m" * 2000)
 
     def test_many_small_chunks(self):
         """A body in tiny chunks costs memory by its bytes, not by its chunks."""

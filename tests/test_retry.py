@@ -2,6 +2,7 @@
 """Which failures are asked again, and how long the client waits before."""
 
 import json
+import threading
 import time
 import unittest
 from datetime import datetime, timedelta, timezone
@@ -24,6 +25,52 @@ def quotas_header(when, remaining=0, limited=True):
 
 def in_seconds(seconds):
     return datetime.now(timezone.utc) + timedelta(seconds=seconds)
+
+
+class Stopping(unittest.TestCase):
+    def test_stop(self):
+        """A stopped clock ends its call at once, whatever it waits for, and allows no other."""
+        def before_head(server, clock):
+            server.client(max_retries=3)._ask("GET", "x", None, {"clock": clock}, None)
+
+        def in_body(server, clock):
+            server.client()._ask("GET", "x", None, {"clock": clock}, lambda response, meta, call: (
+                response.read1(), response.read1()))
+
+        def half(conn):
+            conn.raw(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n1")
+            stall(conn)
+        for ask, handler in ((before_head, stall), (in_body, half)):
+            with self.subTest(ask.__name__), Server(handler) as server:
+                clock = retry.Clock(10, 10, None)
+                timer = threading.Timer(0.05, clock.stop)
+                timer.start()
+                begun = time.monotonic()
+                with self.assertRaises(sc.APIConnectionError):
+                    ask(server, clock)
+                self.assertLess(time.monotonic() - begun, 2)
+                timer.join()
+                with self.assertRaises(sc.APITimeoutError):
+                    ask(server, clock)
+                self.assertEqual(len(server.requests), 1)
+
+    def test_stop_afterwards(self):
+        """Stopping the clock of a call that has ended leaves its connection to the next one."""
+        with Server() as server:
+            client, clock = server.client(), retry.Clock(10, 10, None)
+            client._ask("GET", "x", None, {"clock": clock}, lambda answer, *_: answer.read(9999))
+            clock.stop()
+            client.chat("hi")
+            self.assertEqual(server.connections, 1)
+
+    def test_stop_at_the_end(self):
+        """A connection that was cut just when its answer came is not used again."""
+        with Server() as server:
+            client = server.client()
+            client.chat("hi")
+            client._transport()._idle[-1].cut()
+            client.chat("hi")
+            self.assertEqual(server.connections, 2)
 
 
 class Waits(unittest.TestCase):

@@ -79,6 +79,8 @@ CASES = [
     ("retry lasts one event", b"retry: 5\ndata: x\n\ndata: y\n\n",
      [event("x", retry=5), event("y")]),
     ("retry alone", b"retry: 5\n\ndata: y\n\n", [event("y")]),
+    ("retry of many digits", b"retry: 12345678901234567890\ndata: x\n\n",
+     [event("x", retry=12345678901234567890)]),
     ("the last valid retry counts", b"retry: 5\nretry: 6\nretry: x\ndata: y\n\n",
      [event("y", retry=6)]),
     ("NUL in data stays", b"data: a\0b\n\n", [event("a\0b")]),
@@ -97,6 +99,7 @@ CASES = [
      [event("\ufeffx")]),
     ("a mark alone", b"\xef\xbb\xbf", []),
     ("part of a mark", b"\xef\xbbdata: x\ndata: y\n\n", [event("y")]),
+    ("a mark after a comment", b": c\n\xef\xbb\xbfdata: x\n\n", []),
     ("a mark before a comment", b"\xef\xbb\xbf:\n\ndata: x\n\n", [event("x")]),
     ("U+2028, U+2029 and U+0085", "data: a\u2028b\u2029c\u0085d\n\n".encode(),
      [event("a\u2028b\u2029c\u0085d")]),
@@ -235,6 +238,15 @@ class Limits(unittest.TestCase):
         data = (b"data: " + b"x" * 900 + b"\n\n") * 50
         for pieces in ([data], single_bytes(data), cut(data, random.Random(3), 100)):
             self.assertEqual(len(feed(pieces, max_event_bytes=1000)), 50)
+
+    def test_limit_does_not_depend_on_the_cuts(self):
+        """An event of so many bytes passes or is refused alike, whole and in pieces."""
+        for text, size in (("x", 994), ("\u20ac", 331)):  # and "data: " before it
+            data = b"data: " + text.encode() * size
+            for pieces in ([data + b"\n\n"], single_bytes(data + b"\n\n")):
+                self.assertEqual(len(feed(pieces, max_event_bytes=1000)), 1)
+            for pieces in ([data + b"xxxxxxx\n\n"], single_bytes(data + b"xxxxxxx\n\n")):
+                self.refuses(pieces)
 
     def test_one_long_line(self):
         """An event of one line over the limit is refused, whole or in pieces."""

@@ -6,6 +6,7 @@ import gc
 import gzip
 import json
 import random
+import socket
 import threading
 import time
 import unittest
@@ -13,6 +14,7 @@ import unittest
 from . import synthetic_client as sc
 from .server import Server, answer, at_once, chunk, chunks, completion, trace_memory
 from .test_schema import CHUNK, TOOLS, VLLM, mutate_gently, mutate_wildly
+from .together import together
 
 QUOTAS = '{"subscription": {"limit": 5, "requests": 1, "renewsAt": "2026-08-19T20:18:11.436Z"}}'
 EVENT_STREAM = {"Content-Type": "text/event-stream"}
@@ -366,6 +368,32 @@ class Closing(StreamCase):
         with self.assertRaises(sc.StreamInterruptedError):
             stream.completion()
 
+    def test_close_waits_for_the_read_to_end(self):
+        """A socket's number is free for another only when no thread reads from it any more."""
+        numbers = []
+
+        class Late(socket.socket):
+            __slots__ = ()
+
+            def recv_into(self, *args):
+                try:
+                    return super().recv_into(*args)
+                finally:
+                    time.sleep(0.05)
+                    numbers.append(self.fileno())
+
+        _, server = self.until_gone()
+        stream = server.client(timeout=30).stream_chat("hi")
+        next(stream)
+        stream._response._connection.sock.__class__ = Late
+        reader = threading.Thread(target=list, args=(stream,))
+        reader.start()
+        time.sleep(0.05)  # so that the reader is in recv()
+        stream.close()
+        reader.join(3)
+        self.assertTrue(numbers)
+        self.assertNotIn(-1, numbers)
+
 
 class GoodEnds(StreamCase):
     def test_done_without_finish_reason(self):
@@ -696,6 +724,20 @@ class NoStream(StreamCase):
         self.assertEqual(stream.completion().usage.total_tokens, 3)
         self.assertEqual(list(self.stream([completion("hello")]).texts()), ["hello"])
 
+    def test_json_completion_without_indexes(self):
+        """Choices of a whole completion that name no index are told apart by their place."""
+        body = {"choices": [{"message": {"content": text}} for text in "ab"]}
+        whole = self.stream([body]).completion()
+        self.assertEqual([(c.index, c.message.content) for c in whole.choices],
+                         [(0, "a"), (1, "b")])
+
+    def test_json_completion_of_no_text(self):
+        """A fault in a whole completion's text is an error that knows its attempts."""
+        body = {"choices": [{"message": {"content": 3}}]}
+        with self.assertRaises(sc.ResponseError) as caught:
+            list(self.stream([body]))
+        self.assertEqual(caught.exception.attempts, 1)
+
     def test_json_completion_with_everything(self):
         """Tool calls, reasoning, logprobs and further choices survive on that way."""
         for body in (TOOLS, VLLM):
@@ -817,6 +859,7 @@ TOOL_CALLS = [
      [("a", "f", "1"), ("b", "f", "1")]),
     ("a null item later", [[call(0, "a", "f", "1")], [None], [call(0, arguments="2")]],
      [("a", "f", "12")]),
+    ("a null item alone", [[None]], []),
     ("empty and null lists between", [[call(0, "a", "f", "1")], [], None,
                                       [call(0, arguments="2")]], [("a", "f", "12")]),
     ("none", [[], None], []),
@@ -1142,6 +1185,8 @@ class Memory(StreamCase):
         self.assertEqual(stream.completion().text, text * count)
         self.assertLess(grown / (count - start) - len(text), 64)
 
+
+load_tests = together("BadEnds")
 
 if __name__ == "__main__":
     unittest.main()

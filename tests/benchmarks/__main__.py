@@ -15,6 +15,9 @@ travel; on a busy machine run it again.
 - script: an interpreter's whole life with one call; floor: the same with bare urllib
 - memory: the peak of that script
 - growth: bytes kept for a chunk that has passed, beside its text (chunks 2,000 to 50,000)
+- many1, many8, many64: one of many requests, by so many workers, on a server that takes 20 ms;
+  floor: 20 ms / workers, which is ideal; peers: in a pool of threads
+- flat: bytes by which one more request raises the peak of a script (requests 1,000 to 100,000)
 
 A peer takes part where it can be imported: run this with the Python of an environment that has
 openai and litellm. A run without options writes tests/benchmarks/RESULTS.md.
@@ -45,6 +48,10 @@ FIGURES = (
     Figure("script", "s", 5, 1.6, 8, 20, None),
     Figure("memory", "B", 1, None, 2.8, 7, None),
     Figure("growth", "B", 1, None, None, None, 64),
+    Figure("many1", "s", 4, 1.1, None, None, None),
+    Figure("many8", "s", 4, 1.11, None, None, None),
+    Figure("many64", "s", 4, 1.43, 2, 8, None),
+    Figure("flat", "B", 1, None, None, None, 64),
 )
 COLUMNS = ("figure", "ours", "floor", "ours/floor", "openai/ours", "litellm/ours")
 WIDTHS = (8, 9, 9, 15, 15, 15)
@@ -182,8 +189,10 @@ def main():
     for process in [*workers.values(), server]:
         process.close()
     if not options.quick and not options.only:
+        from .proxies import kept
+        proxies = kept()  # theirs is measured by itself
         with open(RESULTS, "w", encoding="utf-8") as file:
-            file.write(report(rows, started, load))
+            file.write(report(rows, started, load) + ("\n" + proxies if proxies else ""))
 
 
 if __name__ == "__main__":

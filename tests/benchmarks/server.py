@@ -14,6 +14,8 @@ import time
 
 STREAMS = {"stream": 2000, "short": 200, "huge": 50100, "first": 10}     # name: pieces of text
 FIRST_PAUSE = 0.005     # seconds between the first chunk of "first" and the rest
+LATENCY = 0.02          # seconds before the answer of "late", else that of "call"
+PACED, PACE = "paced", 0.005    # a stream of 50 chunks, so many seconds apart, that tell the time
 FRAME = 65536           # bytes in one frame of the chunked coding
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: %s\r\n%s\r\n\r\n"
@@ -59,7 +61,8 @@ def frames(body):
 def render():
     """Return every answer as the list of its writes, by name."""
     body = completion()
-    answers = {b"call": [HEAD % (b"application/json", b"Content-Length: %d" % len(body)) + body]}
+    call = HEAD % (b"application/json", b"Content-Length: %d" % len(body)) + body
+    answers = {b"call": [call], b"late": [b"", call]}
     head = HEAD % (b"text/event-stream; charset=utf-8", b"Transfer-Encoding: chunked")
     usage = b"data: " + dump([], object="chat.completion.chunk", usage=USAGE) + b"\n\n"
     for name, count in STREAMS.items():
@@ -71,6 +74,15 @@ def render():
         writes[-1] += b"0\r\n\r\n"
         answers[name.encode()] = writes
     return answers
+
+
+def paced():
+    """Yield the writes of a stream whose texts are the times at which they are sent."""
+    yield HEAD % (b"text/event-stream", b"Transfer-Encoding: chunked")
+    for _ in range(50):
+        time.sleep(PACE)
+        yield frames(event(repr(time.monotonic())))
+    yield frames(event("", "stop") + b"data: [DONE]\n\n") + b"0\r\n\r\n"
 
 
 def serve(connection, answers):
@@ -85,14 +97,19 @@ def serve(connection, answers):
                     return
                 received += data
             head, _, received = received.partition(b"\r\n\r\n")
-            length = int(head.lower().partition(b"content-length:")[2].split(b"\r\n")[0])
+            length = int(head.lower().partition(b"content-length:")[2].split(b"\r\n")[0] or 0)
             while len(received) < length:
                 received += connection.recv(65536)
             received = received[length:]
-            first, *rest = answers[head.split(b"/", 2)[1]]
+            name = head.split(b"/", 2)[1]
+            if name == PACED.encode():
+                for write in paced():
+                    connection.sendall(write)
+                continue
+            first, *rest = answers[name]
             connection.sendall(first)
             for write in rest:
-                time.sleep(FIRST_PAUSE)
+                time.sleep(LATENCY if name == b"late" else FIRST_PAUSE)
                 connection.sendall(write)
 
 
@@ -101,7 +118,7 @@ def main():
     answers = render()
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
-    listener.listen(64)
+    listener.listen(128)
 
     def accept():
         while True:

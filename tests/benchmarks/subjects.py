@@ -9,6 +9,7 @@ counts the characters of text, so one that loses a chunk is found out.
 import functools
 import gc
 import http.client
+import itertools
 import json
 import os
 import statistics
@@ -17,12 +18,13 @@ import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 from time import perf_counter
 
-from .server import STREAMS, piece
+from .server import LATENCY, STREAMS, piece
 
 MODEL = "hf:zai-org/GLM-4.7"
 MESSAGES = [{"role": "system", "content": "You are a helpful assistant."},
             {"role": "user", "content": "What is the capital of France?"}]
 THREADS, SHARED = 16, 32        # threads, and the short streams that they share out
+BATCHES = 50                    # requests for each worker, where there are many
 EARLY, LATE = 2000, 50000       # the chunks between which memory is compared
 
 
@@ -76,6 +78,9 @@ class Floor:
         self.idle.append(connection)
         return text, now
 
+    def many(self, workers):
+        return LATENCY / workers
+
 
 class Client:
     """What the real clients have in common: `create` makes OpenAI-shaped objects."""
@@ -99,13 +104,31 @@ class Client:
             pass
         return text, now
 
+    def many(self, workers):
+        """Return the seconds that one of many requests takes, by so many workers."""
+        count, start = BATCHES * workers, perf_counter()
+        texts = list(self.texts(count, workers))
+        seconds = perf_counter() - start
+        assert texts == ["Paris."] * count
+        return seconds / count
+
+    def texts(self, count, workers):
+        with ThreadPoolExecutor(workers) as pool:
+            yield from pool.map(lambda _: self.create("late").choices[0].message.content,
+                                range(count))
+
 
 class Ours(Client):
     def __init__(self, port):
         from tests import synthetic_client
         self.version = synthetic_client.__version__
         self.clients = {answer: synthetic_client.SyntheticClient("key", base_url=url(port, answer))
-                        for answer in ["call", *STREAMS]}
+                        for answer in ["call", "late", *STREAMS]}
+
+    def texts(self, count, workers):
+        requests = itertools.repeat(MESSAGES, count)
+        for result in self.clients["late"].chat_many(requests, model=MODEL, workers=workers):
+            yield result.completion.text
 
     def create(self, answer, stream=False):
         client = self.clients[answer]
@@ -117,7 +140,7 @@ class OpenAI(Client):
         import openai
         self.version = openai.__version__
         self.clients = {answer: openai.OpenAI(api_key="key", base_url=url(port, answer))
-                        for answer in ["call", *STREAMS]}
+                        for answer in ["call", "late", *STREAMS]}
 
     def create(self, answer, stream=False):
         create = self.clients[answer].chat.completions.create
@@ -189,6 +212,9 @@ RUNS = {
     "stream": lambda subject: run_streams(subject, "stream") / STREAMS["stream"],
     "first": run_first,
     "threads": lambda subject: run_streams(subject, "short", THREADS, SHARED),
+    "many1": lambda subject: subject.many(1),
+    "many8": lambda subject: subject.many(8),
+    "many64": lambda subject: subject.many(64),
     "growth": run_growth,
 }
 

@@ -9,6 +9,7 @@ import copy
 import json
 import pickle
 import ssl
+from concurrent.futures import Executor
 from datetime import datetime
 from decimal import Decimal
 from typing import Any, Dict, Iterator, List, Mapping, Optional, Union
@@ -24,6 +25,7 @@ from synthetic_client import (
     BadRequestError,
     ChatCompletion,
     ChatCompletionChunk,
+    ChatResult,
     ChatStream,
     Choice,
     ChunkChoice,
@@ -207,6 +209,20 @@ def read_stream(client: SyntheticClient) -> ChatCompletion:
         return stream.completion()
 
 
+def many(client: SyntheticClient, questions: Iterator[str], pool: Executor) -> List[str]:
+    found: List[str] = []
+    results = client.chat_many(questions, model="syn:large:text", workers=8, executor=pool, n=1)
+    for result in results:
+        assert_type(result, ChatResult)
+        if result.completion is None:
+            found.append(f"{result.index}: {result.request} {result.error}")
+        else:
+            found.append(result.completion.text)
+        results.close()
+    client.chat_many(["a", [{"role": "user", "content": "b"}], {"messages": "c", "seed": 1}])
+    return found
+
+
 def texts(client: SyntheticClient) -> Iterator[str]:
     """Yield the pieces of text of a stream that is closed by hand."""
     stream = client.stream_chat([{"role": "user", "content": "Hello"}])
@@ -363,6 +379,8 @@ def mistakes(client: SyntheticClient) -> None:
     client.embeddings("Hello")  # type: ignore[call-arg]
     client.search("tides").results  # type: ignore[attr-defined]  # noqa: B018
     client.stream_chat("Hello", top_kk=1)  # type: ignore[call-arg]
+    client.chat_many(["Hello"], wokers=1)  # type: ignore[call-arg]
+    client.chat_many(5)  # type: ignore[arg-type]
     client.chat("Hello").choices[0].message.content.upper()  # type: ignore[union-attr]
     client.chat("Hello").choises  # type: ignore[attr-defined]  # noqa: B018
     completion("m", "Hello", stream=True).choices  # type: ignore[attr-defined]  # noqa: B018

@@ -30,18 +30,18 @@ def main():
     modules = [importlib.import_module("tests.peers." + name) for name in names]
     suite = unittest.TestSuite(map(unittest.defaultTestLoader.loadTestsFromModule, modules))
     outcome = unittest.TextTestRunner(verbosity=2).run(suite)
-    if outcome.wasSuccessful() and not arguments.module:
-        write(outcome.testsRun)
+    if not arguments.module:
+        write(outcome.testsRun, len(outcome.failures) + len(outcome.errors))
     sys.exit(not outcome.wasSuccessful())
 
 
-def write(count):
+def write(count, failed):
     today = datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d")
     head = (
         "# What was found with real parts\n\n"
-        "Written by `python3 -m tests.peers` on %s: %d tests passed, on Python %s, %s, %d cores.\n"
-        % (today, count, platform.python_version(), platform.platform(terse=True),
-           os.cpu_count()))
+        "Written by `python3 -m tests.peers` on %s: %d tests, %d failed, on Python %s, %s, "
+        "%d cores.\n" % (today, count, failed, platform.python_version(),
+                         platform.platform(terse=True), os.cpu_count()))
     with open(os.path.join(FOLDER, "RESULTS.md"), "w", encoding="utf-8") as file:
         file.write(head + "\n" + results.versions() + "\n" + results.markdown())
 

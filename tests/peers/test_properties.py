@@ -8,6 +8,7 @@ them an error that holds a beginning of it.
 import importlib
 import io
 import json
+import os
 import unittest
 import zlib
 
@@ -21,6 +22,8 @@ except ImportError:
 
 http1, stream_module, transport = (
     importlib.import_module(sc.__name__ + name) for name in (".http1", ".stream", ".transport"))
+# A few where hypothesis happens to be installed: the test command is done within 30 seconds.
+EXAMPLES = 200 if os.environ.get("CI") == "true" else 10
 PHASES = st and [Phase.explicit, Phase.generate, Phase.target]  # shrinking takes minutes
 HEAD = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1, "model": "m"}
 TEXTS = ("content", "reasoning_content", "refusal")
@@ -169,7 +172,7 @@ class Plan:
 
 if st is not None:
     class Cutting(unittest.TestCase):
-        @settings(max_examples=200, deadline=None, database=None, phases=PHASES)
+        @settings(max_examples=EXAMPLES, deadline=None, database=None, phases=PHASES)
         @given(st.data())
         def test_whole(self, data):
             """A stream's completion is the whole answer, however it is cut."""
@@ -177,7 +180,7 @@ if st is not None:
             with plan.stream(plan.body) as stream:
                 self.assertEqual(stream.completion().to_dict(), plan.whole())
 
-        @settings(max_examples=200, deadline=None, database=None, phases=PHASES)
+        @settings(max_examples=EXAMPLES, deadline=None, database=None, phases=PHASES)
         @given(st.data())
         def test_beginning(self, data):
             """Of a beginning of the body comes an error with a beginning of the answer."""
@@ -202,7 +205,7 @@ if st is not None:
                                 or plan.framing == "chunked" and missing <= 2)
                 self.assertEqual(got.to_dict()["choices"], plan.whole()["choices"])
 
-        @settings(max_examples=200, deadline=None, database=None, phases=PHASES)
+        @settings(max_examples=EXAMPLES, deadline=None, database=None, phases=PHASES)
         @given(st.data())
         def test_at_once(self, data):
             """Each chunk is handed over with the read that completes its event."""

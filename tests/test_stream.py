@@ -1053,7 +1053,7 @@ class RandomAnswers(StreamCase):
         rng, script = random.Random(22), {}
         client = self.serve(lambda conn: conn.send_sse(script["items"])).client()
         finished = 0
-        for _ in range(150):
+        for _ in range(80):
             items = [copy.deepcopy(rng.choice((CHUNK, chunk("a"), chunk("b", index=1))))
                      for _ in range(4)]
             for item in items:

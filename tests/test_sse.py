@@ -193,7 +193,7 @@ class Rules(unittest.TestCase):
             found += len(expected)
             for pieces in ([data], single_bytes(data), cut(data, rng)):
                 self.assertEqual(feed(pieces), expected, data)
-        self.assertGreater(found, 250)
+        self.assertGreater(found, 100)
 
     def test_the_reference_itself(self):
         """The plain reading used above agrees with the table."""

@@ -189,13 +189,13 @@ def read_key(given: Optional[str]) -> Optional[str]:
 
 def read_base_url(given: Optional[str]) -> str:
     """Return the URL that was given, or the environment's, or Synthetic's, in one spelling."""
-    import ipaddress
-
     url = given or os.environ.get("SYNTHETIC_BASE_URL") or BASE_URL
     match = _URL.fullmatch(url.strip())
     try:
         scheme, host, port, path = match.groups()  # type: ignore[union-attr]
         if host.startswith("["):
+            import ipaddress
+
             ipaddress.IPv6Address(host[1:-1])
         if not 0 < int((port or ":1")[1:]) < 65536:
             raise ValueError

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from decimal import Decimal
 from functools import partial
-from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional, Type, TypeVar
+from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional, Tuple, Type, TypeVar
 
 from .errors import ResponseError, quote
 
@@ -124,7 +124,7 @@ class WireObject:
             setattr(cls, name, field(default_factory=partial(cls._read, name, {})))
         cls.__annotations__["extra"] = JSONObject
         cls.extra = field(default_factory=dict)
-        dataclass(repr=False)(cls)
+        dataclass(eq=False, repr=False)(cls)  # each method it makes costs time at import
 
     @classmethod
     def from_dict(cls: Type[_T], data: JSONObject) -> _T:
@@ -174,10 +174,15 @@ class WireObject:
             self.__dict__[name] = value
             return value
 
+    def _values(self) -> List[Tuple[str, Any]]:
+        return [(name, getattr(self, name)) for name in (*self._keys, "extra")]
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, type(self)) and self._values() == other._values()
+
     def __repr__(self) -> str:
-        values = [(name, getattr(self, name)) for name in (*self._keys, "extra")]
-        said = ", ".join(f"{name}={value!r}" for name, value in values if value or value == 0)
-        return f"{type(self).__name__}({said})"
+        said = [f"{name}={value!r}" for name, value in self._values() if value or value == 0]
+        return f"{type(self).__name__}({', '.join(said)})"
 
     def to_dict(self) -> JSONObject:
         """Return the JSON object as the server sent it, with what was changed since."""

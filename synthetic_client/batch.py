@@ -31,7 +31,7 @@ _MOST_ANSWERS = 256
 
 
 def _ask(
-    client: SyntheticClient, arguments: JSONObject, ticket: bytes
+    client: SyntheticClient, arguments: JSONObject, ticket: Tuple[bytes, int, int]
 ) -> Tuple[Optional[ChatCompletion], Optional[Exception]]:
     """Make one attempt; an error is returned, since some executors log what is raised.
 
@@ -142,7 +142,7 @@ class Run:
         self._defaults = {"model": model, "max_retries": None, **params}
         self._threads = _Threads(workers) if executor is None else None
         self._executor: Any = self._threads if executor is None else executor
-        self._in_order = in_order
+        self._in_order, self._id = in_order, os.urandom(16)
         self._pace, self._workers = _Pace(workers), workers
         self._running: "Dict[Future[Any], _Job]" = {}
         self._waiting: List[Tuple[float, int, _Job]] = []  # a heap, by when they are due
@@ -194,7 +194,7 @@ class Run:
         if self.ended:
             return self._finish(job, self.ended)
         try:
-            arguments, ticket = self._read(job), os.urandom(16)
+            arguments, ticket = self._read(job), (self._id, job.result.index, job.attempts)
             future = self._executor.submit(_ask, self._client, arguments, ticket)
         except Exception as error:  # it is malformed, or the executor does not take it
             return self._finish(job, error)

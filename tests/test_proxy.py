@@ -816,18 +816,22 @@ class Departures(Proxied):
         self.assertEqual(len(server.requests), 31)
 
 
+def answer_when(released):
+    """Return a handler whose stream waits for an event in its middle."""
+    def handler(conn):
+        conn.start_sse()
+        conn.event(chunk("a"))
+        conn.wait(released)
+        conn.event(chunk(finish_reason="stop"))
+        conn.end_sse()
+    return handler
+
+
 class Stops(Proxied):
     def test_finishes(self):
         """Stopped, the proxy ends idle connections, takes no more, and finishes what runs."""
         release = threading.Event()
-
-        def handler(conn):
-            conn.start_sse()
-            conn.event(chunk("a"))
-            conn.wait(release)
-            conn.event(chunk(finish_reason="stop"))
-            conn.end_sse()
-        self.serve(handler)
+        self.serve(answer_when(release))
         idle, half, busy = self.caller(), self.caller(), self.caller()
         half.sock.sendall(HEAD)
         busy.send(STREAM)
@@ -898,14 +902,7 @@ class Command(unittest.TestCase):
         example = {"model_list": [{"model_name": "my-model", "litellm_params": {
             "model": "synthetic/hf:test/model", "api_key": "os.environ/SYNTHETIC_API_KEY"}}]}
         release = threading.Event()
-
-        def handler(conn):
-            conn.start_sse()
-            conn.event(chunk("a"))
-            conn.wait(release)
-            conn.event(chunk(finish_reason="stop"))
-            conn.end_sse()
-        with Server(handler) as server:
+        with Server(answer_when(release)) as server:
             process = self.run_proxy(
                 example, SYNTHETIC_API_KEY=KEY, SYNTHETIC_BASE_URL=server.base_url)
             port = int(process.stderr.readline().rpartition(":")[2])

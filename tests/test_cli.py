@@ -555,6 +555,32 @@ class InTerminal(unittest.TestCase):
             ["hi", "Hello you", "more", "half an", ("lost" if readline else "\x1b[A") + "end"])
         self.assertEqual(server.requests[-1].json["temperature"], 0)
 
+    @unittest.skipUnless(readline and "libedit" not in str(readline.__doc__), "no GNU readline")
+    @unittest.skipIf(platform.python_implementation() == "PyPy", "it has a line editor of its own")
+    def test_pasted_lines(self):
+        """Lines that are pasted together are one question."""
+        with Server([chunks("Yes")]) as server:
+            shown = Terminal(self, server, "chat")
+            self.assertIn("\x1b[?2004h", shown.until("> "))  # asks for marks around what is pasted
+            shown.write(b"\x1b[200~one\ntwo\x1b[201~\n")
+            shown.until("Yes\r\n")
+            shown.until("> ")
+            shown.write(b"\x04")
+            self.assertEqual(shown.end()[0], 0)
+        self.assertEqual([request.json["messages"][0]["content"].split()
+                          for request in server.requests], [["one", "two"]])
+
+    def test_conversation_without_a_key(self):
+        """A setting that is wrong ends a conversation, as it ends any command."""
+        with Server() as server:
+            shown = Terminal(self, server, "chat", SYNTHETIC_API_KEY="",
+                             SYNTHETIC_BASE_URL="https://api.synthetic.new/openai/v1")
+            shown.until("> ")
+            shown.write(b"hi\n")
+            code, text = shown.end()
+        self.assertEqual(code, 2)
+        self.assertIn("SYNTHETIC_API_KEY", text)
+
     def test_tables(self):
         """Tables fit 80 columns; meters are coloured, unless NO_COLOR is set."""
         def respond(conn):

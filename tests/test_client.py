@@ -724,6 +724,15 @@ class Help(unittest.TestCase):
                     found = re.findall(r"(?m)^ *%s\b[^\n]*[a-z]{3}" % name, text)
                     self.assertEqual(len(found), 1, found)
 
+    def test_alignment(self):
+        """In help() each parameter stands in the column of those before it."""
+        for function in (sc.SyntheticClient.chat, sc.SyntheticClient.chat_many, sc.completion):
+            lines = inspect.getdoc(function).split("\n")
+            arguments = lines[lines.index("Args:") + 1:]
+            columns = {len(line) - len(line.lstrip()) for line in arguments
+                       if re.match(r" *(model|temperature|extra_body)\b[^\n]*: ", line)}
+            self.assertEqual(columns, {4}, function)
+
     def test_settings(self):
         """help() shows every setting of the client."""
         text = inspect.getdoc(sc.SyntheticClient)

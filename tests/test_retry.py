@@ -229,6 +229,7 @@ class Retried(unittest.TestCase):
                     error, requests = self.failing(status, headers=headers)
                     self.assertEqual(requests, 1)
                     self.assertAlmostEqual(error.retry_after, seconds, delta=5)
+                    self.assertRegex(str(error), "asks for a wait of ([0-9]+ (d|h|min) ?)+")
 
     def test_retry_after_is_kept(self):
         """.retry_after is what the server asked for, and None where it asked for nothing."""

@@ -531,6 +531,12 @@ class Objects(unittest.TestCase):
         self.assertIn("changed", repr(message))
         self.assertIn("Paris", repr(sc.ChatCompletion.from_dict(PLAIN)))
 
+    def test_completion_of_names(self):
+        """dir() has the fields also before they were looked at; repr leaves out what is empty."""
+        made = sc.Usage.from_dict({"prompt_tokens": 0})
+        self.assertLessEqual({"prompt_tokens", "total_tokens", "extra"}, set(dir(made)))
+        self.assertEqual(repr(made), "Usage(prompt_tokens=0)")
+
     def test_copies(self):
         """pickle and copy.deepcopy give equal objects that keep every field, and their own."""
         for cls, body in RECORDED + [(sc.ChatCompletion, {"choices": [None, {}]})]:

@@ -193,6 +193,11 @@ class Failures(Mocked):
 
 
 class Endpoints(Mocked):
+    def test_other_paths(self):
+        """Nothing but the service's paths is there, so that a wrong base URL shows."""
+        for path in ("/chat/completions", "/v1/chat/completions", "/models"):
+            self.assertEqual(self.raw("GET", path)[0], 404)
+
     def test_models(self):
         """The list has prices and no top-level object, and needs no key."""
         self.assertEqual(self.raw("GET", "/openai/v1/models")[0], 200)

@@ -37,7 +37,7 @@ def _make_reader(key: str, annotation: Any, lenient: bool) -> Optional[_Reader]:
     inner, *others = getattr(annotation, "__args__", None) or (annotation,)
     kind = getattr(inner, "__origin__", inner)
     if lenient and others:  # Optional[...]
-        return partial(_parse, kind)
+        return partial(parse, kind)
     if not isinstance(kind, type) or not issubclass(kind, WireObject):
         return None
     if getattr(annotation, "__origin__", None) is list:
@@ -54,7 +54,7 @@ def read_list(kind: Type[_T], key: str, value: Any) -> List[_T]:
     return [kind._wrap(item, key) for item in value or ()]
 
 
-def _parse(kind: Any, value: Any) -> Any:
+def parse(kind: Any, value: Any) -> Any:
     """Return a JSON value as `kind`, None where it cannot be read so."""
     try:
         if issubclass(kind, WireObject):
@@ -108,7 +108,7 @@ class WireObject:
     _sent: JSONObject = {}  # of what came as null, or was not sent at all
     _keys: Dict[str, str] = {}  # of each field, in JSON
     _readers: Dict[str, Optional[_Reader]] = {}
-    _nested: List[str] = []  # the fields in which objects are, and nothing else may be
+    _nested: Dict[str, Tuple[str, _Reader]] = {}  # keys and readers where only objects may be
 
     if TYPE_CHECKING:
         extra: JSONObject
@@ -119,7 +119,8 @@ class WireObject:
         cls._keys = {name: _to_camel_case(name) if camel_case else name for name in names}
         cls._readers = {name: _make_reader(key, cls.__annotations__[name], lenient)
                         for name, key in cls._keys.items()}
-        cls._nested = [name for name in names if cls._readers[name] and not lenient]
+        cls._nested = {name: (cls._keys[name], read) for name, read in cls._readers.items()
+                       if read and not lenient}
         for name in names:
             setattr(cls, name, field(default_factory=partial(cls._read, name, {})))
         cls.__annotations__["extra"] = JSONObject
@@ -144,8 +145,8 @@ class WireObject:
             raise _wrong_type(key, "an object", data)
         if data is not None:
             self._sent = data
-        for name in cls._nested:
-            self.__dict__[name] = cls._read(name, self._sent)
+        for name, (field_key, read) in cls._nested.items():
+            self.__dict__[name] = read(self._sent.get(field_key))
         return self
 
     @classmethod

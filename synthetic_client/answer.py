@@ -8,14 +8,14 @@ body to its end, or hands it to a ChatStream, and raises what is not as the API 
 
 import re
 from functools import partial
-from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Type, TypeVar
+from typing import Any, List, NamedTuple, Optional, Sequence, Type, TypeVar
 
 from . import retry
 from .errors import (
     APIStatusError, ResponseError, SyntheticError, masked, parse_answer, parse_body, quote, scrub,
     spellings, status_error
 )
-from .http1 import Response
+from .http1 import Request, Response
 from .request import SECRET_HEADERS
 from .schema import ChatCompletion, EmbeddingResponse, Meta, Quotas
 from .stream import ChatStream, Whole
@@ -29,19 +29,15 @@ _B = TypeVar("_B", bound=WireObject)
 class Call(NamedTuple):
     """One call, checked and ready to be sent."""
 
-    method: str
-    url: str
-    headers: Dict[str, str]
-    body: Optional[bytes]
-    clock: retry.Clock
+    request: Request
     max_retries: int
     max_bytes: int  # of a whole answer, or of one event of a stream
     secrets: Sequence[str]  # what no error may show, beside what the headers hold
 
     def complete(self, meta: Optional[Meta], error: SyntheticError) -> None:
         """Add to an error what its answer's headers say, and hide the secrets in both."""
-        tokens = [self.headers.get(name, "").rpartition(" ")[2] for name in SECRET_HEADERS]
-        secrets = spellings(*self.secrets, *tokens)
+        found = [self.request.headers.get(name, "") for name in SECRET_HEADERS]
+        secrets = spellings(*self.secrets, *(value.rpartition(" ")[2] for value in found))
         if meta is not None:
             error.attempts = meta.attempts
             if isinstance(error, APIStatusError):

@@ -19,10 +19,11 @@ from typing import (
 from . import retry
 from .answer import Call, read_as, read_items, read_json, read_refusal, read_stream
 from .errors import ConfigurationError, SyntheticError
+from .http1 import Request, Response
 from .request import (
     MAX_REQUEST_BYTES, SECRET_HEADERS, CallOptions, ChatParams, EmbeddingParams, Messages,
     chat_payload, check_params, check_ranges, check_type, documented, embedding_payload, encode,
-    is_loopback, kinds_of, make_headers, make_url, read_base_url, read_headers, read_key
+    is_loopback, kinds_of, make_url, own_headers, read_base_url, read_headers, read_key
 )
 from .schema import (
     ChatCompletion, ChatResult, EmbeddingResponse, Meta, Model, Quotas, SearchResult
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
     import ssl
     from concurrent.futures import Executor
     from typing_extensions import Unpack
-    from .http1 import Response
     from .transport import Transport
 
 MAX_RESPONSE_BYTES = 64 * 1024 * 1024
@@ -96,7 +96,7 @@ class SyntheticClient:
         self.timeout, self.connect_timeout = timeout, connect_timeout
         self.deadline, self.max_retries = deadline, max_retries
         self._max_response_bytes = max_response_bytes
-        self._headers = read_headers("headers", headers)
+        self._headers = {**own_headers(), **read_headers("headers", headers)}
         loopback = is_loopback(self._origin)
         self._is_synthetic = re.search(r"[/.]synthetic\.new(:[0-9]+)?$", self._origin) is not None
         self._refuses_keys = self._origin.startswith("http:") and not (loopback or allow_http)
@@ -319,9 +319,8 @@ class SyntheticClient:
             for name in ("timeout", "deadline", "max_retries"))
         clock = options.get("clock") or retry.Clock(timeout, self.connect_timeout, deadline)
         secrets = (self._api_key or "", *self._transport().secrets)
-        url = make_url(self.base_url, path)
-        return Call(
-            method, url, headers, body, clock, max_retries, self._max_response_bytes, secrets)
+        request = Request(method, make_url(self.base_url, path), headers, body, clock)
+        return Call(request, max_retries, self._max_response_bytes, secrets)
 
     def _send(self, call: Call) -> "Tuple[Response, Meta]":
         """Make the attempts; return the first answer with the status 2xx."""
@@ -329,8 +328,7 @@ class SyntheticClient:
         while True:
             attempt += 1
             try:
-                response = self._transport().send(
-                    call.method, call.url, call.headers, call.body, call.clock, attempt)
+                response = self._transport().send(call.request, attempt)
                 meta = Meta.read(response.status, response.headers, attempt)
                 if 200 <= response.status < 300:
                     return response, meta
@@ -339,15 +337,16 @@ class SyntheticClient:
                 error = caught
             error.attempts = attempt
             wait = retry.wait_before_retry(error, attempt, call.max_retries)
-            if wait is None or wait >= call.clock.left():
+            if wait is None or wait >= call.request.clock.left():
                 raise error
             self._transport().log.info("retry %d of %d in %.2f s: %s", attempt, call.max_retries,
                                        wait, type(error).__name__)
             time.sleep(wait)
 
     def _request_headers(self, extra: Optional[Mapping[str, str]]) -> Dict[str, str]:
-        extra = read_headers("extra_headers", extra)
-        headers = make_headers(self._api_key, self._headers, extra)
+        headers = {**self._headers, **read_headers("extra_headers", extra)}
+        if self._api_key:
+            headers.setdefault("authorization", f"Bearer {self._api_key}")
         if self._refuses_keys and any(name in headers for name in SECRET_HEADERS):
             raise ConfigurationError(
                 "base_url is plain http://, where anyone on the way can read the key; use "

@@ -11,7 +11,7 @@ import io
 import re
 import zlib
 from functools import partial
-from typing import Any, Iterator, List, Mapping, Tuple
+from typing import Any, Dict, Iterator, Mapping, Optional, Tuple
 
 from .errors import ResponseError
 
@@ -20,6 +20,7 @@ _MOST_HEADERS = 200  # http.client has 100
 _UNPACKED_BLOCK = 1 << 20  # bytes that one step of decompression may give
 _STATUS = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9][0-9])[ \r\n]")
 _HEADER = re.compile(r"^([^\s:][^:\n]*):(.*)$", re.M)  # not what is folded, or has no name
+_LENGTH = re.compile(r"([0-9]{1,18})(, *\1)*")  # repeated, it stays the same
 _CHUNK = re.compile(rb"\s*([0-9A-Fa-f]{1,16})\s*(;.*)?\n")
 
 
@@ -27,10 +28,26 @@ class NotHTTP(Exception):
     """What answers does not speak HTTP/1.0 or 1.1."""
 
 
-def write_head(line: str, headers: Mapping[str, str]) -> bytes:
-    """Return a request's head; `line` is its first, without the version."""
-    fields = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
-    return f"{line} HTTP/1.1\r\n{fields}\r\n".encode("latin-1")
+class Request:
+    """A request, as urllib's opener takes one too; its own takes the URL apart at each call."""
+
+    def __init__(
+        self, method: str, url: str, headers: Mapping[str, str], data: Optional[bytes] = None,
+        clock: Any = None
+    ) -> None:
+        self.method, self.full_url, self.headers = method, url, headers
+        self.data, self.clock = data, clock
+        self.type, self.get_method = url.partition(":")[0].lower(), lambda: method
+
+    def write(self, target: str, headers: Mapping[str, str]) -> bytes:
+        """Return the request as it goes out; its own headers go over `headers`."""
+        body = self.data or b""
+        fields = {**headers, **self.headers}
+        if body or self.method in ("POST", "PUT", "PATCH"):
+            fields["content-length"] = str(len(body))
+        lines = [f"{name}: {value}" for name, value in fields.items()]
+        head = "\r\n".join([f"{self.method} {target} HTTP/1.1", *lines, "", ""])
+        return head.encode("latin-1") + body
 
 
 class Response:
@@ -53,21 +70,20 @@ class Response:
         is_old, self.status, self.headers = _read_head(source)
         while self.status < 200 and self.status != 101:  # interim (RFC 9110, 15.2)
             is_old, self.status, self.headers = _read_head(source)
-        found = {name.lower(): value for name, value in reversed(self.headers)}
-        self.location = found.get("location", "")
-        token, length = found.get("connection", "").lower(), found.get("content-length", "")
+        token = self.headers.get("connection", "").lower()
+        length = self.headers.get("content-length", "")
         lives = "keep-alive" in token if is_old else "close" not in token
         self._lives = lives and self.status != 101
         if method == "HEAD" or self.status in (101, 204, 304):  # how the body ends: RFC 9112, 6.3
             self._blocks = _read_exactly(source, 0)
-        elif found.get("transfer-encoding", "").lower().endswith("chunked"):
+        elif self.headers.get("transfer-encoding", "").lower().endswith("chunked"):
             self._blocks = _read_chunks(source)
-        elif re.fullmatch("[0-9]{1,18}", length):
-            self._blocks = _read_exactly(source, int(length))
+        elif _LENGTH.fullmatch(length):
+            self._blocks = _read_exactly(source, int(length.partition(",")[0]))
         else:
             self._blocks = iter(partial(source.read1, BLOCK), b"")
             self._lives = False
-        encoding = (found.get("content-encoding") or "identity").lower()
+        encoding = (self.headers.get("content-encoding") or "identity").lower()
         self._body = self._blocks if encoding == "identity" else _unpack(self._blocks, encoding)
 
     def read(self, limit: int) -> bytes:
@@ -114,8 +130,8 @@ class Response:
         self.finish()
 
 
-def _read_head(source: io.BufferedReader) -> Tuple[bool, int, List[Tuple[str, str]]]:
-    """Return whether it is HTTP/1.0, the status and the headers."""
+def _read_head(source: io.BufferedReader) -> Tuple[bool, int, Dict[str, str]]:
+    """Return whether it is HTTP/1.0, the status, and the headers by their names in lower case."""
     lines = [source.readline(BLOCK)]
     match = _STATUS.match(lines[0])
     if match is None and (lines[0][-1:] == b"\n" or lines[0][:5] != b"HTTP/"[:len(lines[0])]):
@@ -126,8 +142,10 @@ def _read_head(source: io.BufferedReader) -> Tuple[bool, int, List[Tuple[str, st
         if lines[-1][-1:] != b"\n":
             raise ConnectionResetError("it closed the connection")
         lines.append(source.readline(BLOCK))
-    found = _HEADER.findall(b"".join(lines[1:]).decode("latin-1"))
-    headers = [(name.rstrip(), value.strip()) for name, value in found]
+    headers: Dict[str, str] = {}
+    for name, value in _HEADER.findall(b"".join(lines[1:]).decode("latin-1")):
+        name, value = name.rstrip().lower(), value.strip()
+        headers[name] = f"{headers[name]}, {value}" if name in headers else value
     return match.group(1) == b"0", int(match.group(2)), headers
 
 

@@ -41,7 +41,7 @@ _LOOPBACK = re.compile(r"https?://(localhost|127(\.[0-9]{1,3}){3}|\[::1\])(:[0-9
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _HEADER_VALUE = re.compile(r"[\t -~\x80-\xff]*")
 SECRET_HEADERS = ("authorization", "x-api-key", "api-key", "proxy-authorization", "cookie")
-_OUR_HEADERS = ("content-length", "transfer-encoding", "connection")
+_FRAMING_HEADERS = ("content-length", "transfer-encoding", "connection")
 
 Messages = Union[str, Sequence[Union[Mapping[str, Any], Message]]]
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -233,20 +233,15 @@ def _read_model(name: Optional[str]) -> str:
     return name
 
 
-def make_headers(key: Optional[str], *others: Mapping[str, str]) -> Dict[str, str]:
-    """Return a request's headers; of `others`, the later go over the earlier and over ours."""
+def own_headers() -> Dict[str, str]:
+    """Return the headers of every request."""
     from . import __version__
 
-    headers = {
+    return {
         "user-agent": "synthetic-client/{} Python/{}.{}".format(__version__, *sys.version_info),
         "accept": "application/json, text/event-stream",
         "accept-encoding": "gzip, deflate",
     }
-    if key:
-        headers["authorization"] = f"Bearer {key}"
-    for more in others:
-        headers.update(more)
-    return headers
 
 
 def read_headers(name: str, headers: Optional[Mapping[str, str]]) -> Dict[str, str]:
@@ -262,7 +257,7 @@ def read_headers(name: str, headers: Optional[Mapping[str, str]]) -> Dict[str, s
                 f"{name}: the header {quote(key)!r} holds what HTTP does not allow, such as a "
                 "line break"
             )
-        if key.lower() in _OUR_HEADERS:
+        if key.lower() in _FRAMING_HEADERS:
             raise ConfigurationError(f"{name}: leave out {key}, which is set for each request")
     return {key.lower(): value.strip() for key, value in headers.items()}
 

@@ -5,10 +5,10 @@ import json
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
-from typing import Any, Dict, Iterable, List, Mapping, Optional, Tuple
+from typing import Any, Dict, List, Mapping, Optional
 
-from .errors import ResponseError, parse_body
-from .wire import JSONObject, WireObject, wire
+from .errors import parse_body
+from .wire import JSONObject, WireObject, parse, wire
 
 
 class Headers(Dict[str, str]):
@@ -81,18 +81,11 @@ class Meta:
     quotas: Optional[Quotas] = None
 
     @classmethod
-    def read(cls, status: int, pairs: Iterable[Tuple[str, str]], attempts: int) -> "Meta":
-        """Return what an answer's status line and headers say."""
-        headers = Headers()
-        for name, value in pairs:
-            known = headers.get(name)
-            headers[name.lower()] = value if known is None else f"{known}, {value}"
-        quotas = None
-        if "x-synthetic-quotas" in headers:
-            try:
-                quotas = Quotas.from_dict(parse_body(headers["x-synthetic-quotas"]))
-            except ResponseError:
-                pass  # not worth an answer
+    def read(cls, status: int, found: Mapping[str, str], attempts: int) -> "Meta":
+        """Return what an answer's status line and headers, named in lower case, say."""
+        headers = Headers(found)
+        said = headers.get("x-synthetic-quotas")
+        quotas = parse(Quotas, parse_body(said)) if said else None
         request_id = headers.get("x-request-id") or headers.get("request-id")
         return cls(status, headers, request_id, attempts, quotas)
 

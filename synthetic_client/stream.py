@@ -120,6 +120,7 @@ class Accumulator:
     """Puts chunks together to the answer that they are pieces of."""
 
     def __init__(self, expected_choices: int = 1) -> None:
+        self.is_empty = True  # no chunk has come
         self._expected = expected_choices
         self._choices: Dict[int, JSONObject] = {}
         self._top: JSONObject = {}
@@ -142,6 +143,7 @@ class Accumulator:
         except (KeyError, TypeError, ValueError, AttributeError):
             pass
         chunk = ChatCompletionChunk.from_dict(raw)  # says what has the wrong type
+        self.is_empty = False
         if all(value is None or key in _HEAD_KEYS for key, value in raw.items()):
             self._usual = raw.keys(), _values(raw)
         for choice in raw.get("choices") or ():
@@ -162,11 +164,6 @@ class Accumulator:
         more["finish_reason"] = more["finish_reason"] or None  # "" too is none
         _merge(known, more)
         _merge_delta(known["message"], delta or {})
-
-    @property
-    def is_empty(self) -> bool:
-        """Whether no chunk has come."""
-        return not self._top
 
     @property
     def is_finished(self) -> bool:

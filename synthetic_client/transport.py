@@ -14,6 +14,7 @@ import io
 import logging
 import os
 import re
+import select
 import socket
 import ssl
 import sys
@@ -30,7 +31,7 @@ from typing import Any, Deque, Dict, Iterator, Mapping, Optional, Tuple
 from .errors import (
     APIConnectionError, ConfigurationError, ResponseError, StreamInterruptedError, SyntheticError
 )
-from .http1 import BLOCK, NotHTTP, Response, write_head
+from .http1 import BLOCK, NotHTTP, Request, Response
 from .retry import Clock
 
 IDLE_CONNECTIONS = 32
@@ -131,13 +132,23 @@ class _Connection(io.RawIOBase):
         try:
             for _ in self.rest:
                 pass
+            if self._is_silent():
+                return True
             self.sock.settimeout(0)
-            self.sock.recv(1)
+            self.sock.recv(1)  # what has come may be TLS's own
         except (BlockingIOError, ssl.SSLWantReadError):
             return True
         except _FAULTS:
             pass
         return False
+
+    def _is_silent(self) -> bool:
+        """Say whether surely nothing has come: by one system call, where the system has it."""
+        if not hasattr(select, "poll") or getattr(self.sock, "pending", int)():  # TLS's buffer
+            return False
+        poll = select.poll()
+        poll.register(self.sock, select.POLLIN)
+        return not poll.poll(0)
 
     def explain(self, error: BaseException) -> Optional[SyntheticError]:
         """Return what a fault within an answer's body means, None for what is none."""
@@ -187,17 +198,18 @@ class Transport(urllib.request.BaseHandler):
         if ssl_context is not None:
             self._trusted = "your ssl_context"
         self._address, self._proxy_headers, self.secrets = _find_way(self._url, proxy)
+        self._headers, self._skipped = {"host": self._url.netloc}, len(origin)  # of a URL
         if self._proxy_headers is not None:
+            if self._context is None:  # the proxy itself reads the request
+                self._headers.update(self._proxy_headers)
+                self._skipped = 0
             self._place += " through the proxy {}:{}".format(*self._address)
             self._suspects = "base_url and the proxy (proxy=, http_proxy, https_proxy)"
         self._idle: Deque[_Connection] = deque()  # its ends are atomic: no lock to fork with
         self._opener = urllib.request.OpenerDirector()
         self._opener.add_handler(self)
 
-    def send(
-        self, method: str, url: str, headers: Mapping[str, str], body: Optional[bytes],
-        clock: Clock, attempt: int
-    ) -> Response:
+    def send(self, request: Request, attempt: int) -> Response:
         """Return the answer to one request; redirects within the origin are followed.
 
         Raises:
@@ -206,19 +218,19 @@ class Transport(urllib.request.BaseHandler):
         """
         left = REDIRECTS
         while True:
-            request: Any = urllib.request.Request(url, body, dict(headers), method=method)
-            request.clock = clock
             response = self._open(request, attempt)
-            url = _join(url, response.location) if response.status in (307, 308) else ""
+            place = response.headers.get("location", "")
+            url = _join(request.full_url, place) if response.status in (307, 308) else ""
             if not left or not url.lower().startswith(self._origin + "/"):
                 return response
             response.close()
             left -= 1
+            request = Request(request.method, url, request.headers, request.data, request.clock)
 
-    def _open(self, request: Any, attempt: int) -> Response:
+    def _open(self, request: Request, attempt: int) -> Response:
         begun, outcome = time.monotonic(), "stopped"
         try:
-            response: Response = self._opener.open(request)
+            response: Response = self._opener.open(request)  # type: ignore[arg-type]
             outcome = str(response.status)
             return response
         except SyntheticError as error:
@@ -229,7 +241,7 @@ class Transport(urllib.request.BaseHandler):
                 "%s %s: %s in %.3f s, attempt %d", request.method,
                 request.full_url.partition("?")[0], outcome, time.monotonic() - begun, attempt)
 
-    def http_open(self, request: Any) -> Response:
+    def http_open(self, request: Request) -> Response:
         """Answer urllib's opener: over an idle connection, or a new one."""
         idle = self._take_idle()
         try:
@@ -241,14 +253,14 @@ class Transport(urllib.request.BaseHandler):
 
     https_open = http_open
 
-    def _exchange(self, connection: _Connection, request: Any) -> Response:
+    def _exchange(self, connection: _Connection, request: Request) -> Response:
         clock, connection.heard = request.clock, False
         clock.cut, clock.connect_ends = connection.cut, None  # not those of an earlier attempt
         connection.clock = clock
         try:
             if connection.sock is None:
                 self._connect(connection)
-            connection.send(self._compose(request))
+            connection.send(request.write(request.full_url[self._skipped:], self._headers))
             response = Response(connection, request.method, self)
             clock.cut = response.close  # which spares a connection that was given back
             return response
@@ -264,8 +276,8 @@ class Transport(urllib.request.BaseHandler):
         connection.dial(*self._address)
         if self._context is not None and self._proxy_headers is not None:
             target = self._url.netloc + ("" if self._url.port else ":443")
-            connection.send(
-                write_head(f"CONNECT {target}", {"Host": target, **self._proxy_headers}))
+            request = Request("CONNECT", target, {"host": target, **self._proxy_headers})
+            connection.send(request.write(target, {}))
             status = Response(connection, "CONNECT").status
             if not 200 <= status < 300:
                 ours = status in (401, 403, 407)
@@ -276,17 +288,6 @@ class Transport(urllib.request.BaseHandler):
         if self._context is not None:
             connection.start_tls(self._context, self._url.hostname or "")
         connection.clock.connect_ends = None
-
-    def _compose(self, request: Any) -> bytes:
-        """Return a request as it goes out: in one piece, a packet less to wait for."""
-        target, body = request.selector, request.data or b""
-        headers = {"Host": self._url.netloc, **request.headers}
-        if self._context is None and self._proxy_headers is not None:
-            target = request.full_url
-            headers.update(self._proxy_headers)
-        if body or request.method in ("POST", "PUT", "PATCH"):
-            headers["Content-Length"] = str(len(body))
-        return write_head(f"{request.method} {target}", headers) + body
 
     def _translate(self, error: Exception, connection: _Connection) -> SyntheticError:
         """Return this package's error for one from below."""
@@ -365,7 +366,7 @@ def _find_way(url: urllib.parse.SplitResult, given: Optional[str]) -> _Way:
     plain = urllib.parse.unquote(packed if ":" in packed else packed + ":")
     token = base64.b64encode(plain.encode("utf-8")).decode("ascii")
     secrets = (token, packed, plain, packed.partition(":")[2], plain.partition(":")[2])
-    return address, {"Proxy-Authorization": f"Basic {token}"}, secrets
+    return address, {"proxy-authorization": f"Basic {token}"}, secrets
 
 
 def _make_context(ca_file: Optional[str]) -> ssl.SSLContext:
@@ -387,10 +388,10 @@ def _make_context(ca_file: Optional[str]) -> ssl.SSLContext:
 
 def _join(url: str, location: str) -> str:
     """Return where a redirect leads, "" where that cannot be said."""
-    try:
-        return urllib.parse.urljoin(url, location) if re.fullmatch("[!-~]+", location) else ""
-    except ValueError:
-        return ""
+    with suppress(ValueError):
+        if re.fullmatch("[!-~]+", location):
+            return urllib.parse.urljoin(url, location.partition("#")[0])
+    return ""
 
 
 def _describe(error: Exception) -> str:

@@ -8,6 +8,7 @@ import logging
 import os
 import pickle
 import re
+import select
 import socket
 import ssl
 import subprocess
@@ -139,6 +140,38 @@ class KeepAlive(unittest.TestCase):
             client.chat("hi")
             time.sleep(0.02)
             self.assertEqual(client.chat("hi").text, "second")
+
+    def test_unasked_bytes_over_tls(self):
+        """Nor is one over TLS, be they in the record of the answer or in one of their own."""
+        def together(conn):
+            body = json.dumps(completion()).encode()
+            conn.raw(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s{}" % (len(body), body))
+
+        def apart(conn):
+            conn.send_json(completion())
+            conn.raw(b"{}")
+
+        for first in (together, apart):
+            with Server([first, completion("second")], tls="localhost") as server:
+                client = server.client()
+                client.chat("hi")
+                time.sleep(0.02)
+                self.assertEqual(client.chat("hi").text, "second")
+
+    def test_without_poll(self):
+        """A system without poll() reuses connections too, and sees which were closed."""
+        poll = vars(select).pop("poll", None)
+        try:
+            for tls in (None, "localhost"):
+                with Server(tls=tls) as server:
+                    client = server.client()
+                    client.chat("hi")
+                    client.chat("hi")
+                    self.assertEqual(server.connections, 1)
+            self.check_replaced(lambda conn: conn.close())
+        finally:
+            if poll:
+                select.poll = poll
 
     def test_after_an_error(self):
         """An error whose body was read leaves the connection for the next call."""
@@ -764,6 +797,12 @@ class Redirects(unittest.TestCase):
             server.client(base_url=origin).chat("hi")
             self.assertEqual(server.requests[1].path, "/x")
 
+    def test_fragment(self):
+        """A target's fragment is not sent."""
+        with Server([answer(308, "", {"Location": "/x?a=1#part"}), answer()]) as server:
+            server.client().chat("hi")
+            self.assertEqual(server.requests[1].path, "/x?a=1")
+
     def test_other_origins(self):
         """Another host, port or scheme is never followed, and never sees the key."""
         with Server() as other:
@@ -827,6 +866,22 @@ class Bodies(unittest.TestCase):
         ):
             with self.subTest(data=data[:60]):
                 self.assertEqual(self.read(data), "h\u00e9llo " * 50)
+
+    def test_repeated_length(self):
+        """A length that is said twice is the same twice, or says nothing (RFC 9112, 6.3)."""
+        body = json.dumps(completion("a")).encode()
+        for second, connections in ((len(body), 1), (len(body) - 3, 2)):
+            head = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\nContent-Length: %d\r\n\r\n"
+
+            def handler(conn, data=head % (len(body), second) + body, closes=connections > 1):
+                conn.raw(data)
+                if closes:
+                    conn.close()
+
+            with Server(handler) as server:
+                client = server.client()
+                self.assertEqual([client.chat("hi").text for _ in "12"], ["a", "a"])
+                self.assertEqual(server.connections, connections)
 
     def test_interim_answers(self):
         """Interim answers (RFC 9110, 15.2) are passed over."""

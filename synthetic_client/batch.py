@@ -21,6 +21,7 @@ from .errors import ConfigurationError, RateLimitError, SyntheticError
 from .request import ChatParams, check_params, check_type
 from .retry import LONGEST_WAIT, wait_before_retry
 from .schema import ChatCompletion, ChatResult
+from .transport import IDLE_CONNECTIONS
 from .wire import JSONObject
 
 _log = logging.getLogger("synthetic_client")
@@ -153,6 +154,7 @@ class Run:
         self._refusals = 0  # in a row, alone
 
     def __iter__(self) -> Generator[ChatResult, None, None]:
+        self._keep_idle(max(IDLE_CONNECTIONS, self._workers))
         try:
             while True:
                 for job in iter(self._next_job, None):
@@ -170,6 +172,14 @@ class Run:
                 future.cancel()
             if self._threads:
                 self._threads.shutdown()
+            self._keep_idle(IDLE_CONNECTIONS)
+
+    def _keep_idle(self, most: int) -> None:
+        """Let the client keep so many connections: a thread's is idle between two calls."""
+        if self._threads:
+            pool = self._client._transport()
+            pool.idle_limit = most
+            pool.close_idle(most)
 
     def _next_job(self) -> Optional[_Job]:
         """Return the job to send now, None where none may be; any, once the run has ended."""

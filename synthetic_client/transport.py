@@ -183,6 +183,7 @@ class Transport(urllib.request.BaseHandler):
     """
 
     log = logging.getLogger("synthetic_client")
+    idle_limit = IDLE_CONNECTIONS  # raised while chat_many has more threads
 
     def __init__(
         self, origin: str, proxy: Optional[str], ca_file: Optional[str],
@@ -201,8 +202,7 @@ class Transport(urllib.request.BaseHandler):
         self._headers, self._skipped = {"host": self._url.netloc}, len(origin)  # of a URL
         if self._proxy_headers is not None:
             if self._context is None:  # the proxy itself reads the request
-                self._headers.update(self._proxy_headers)
-                self._skipped = 0
+                self._headers, self._skipped = {**self._headers, **self._proxy_headers}, 0
             self._place += " through the proxy {}:{}".format(*self._address)
             self._suspects = "base_url and the proxy (proxy=, http_proxy, https_proxy)"
         self._idle: Deque[_Connection] = deque()  # its ends are atomic: no lock to fork with
@@ -324,7 +324,7 @@ class Transport(urllib.request.BaseHandler):
             return connection.cut()
         connection.rest, connection.idle_since = rest, time.monotonic()
         self._idle.append(connection)
-        self.close_idle(IDLE_CONNECTIONS)
+        self.close_idle(self.idle_limit)
 
     def close_idle(self, but: int = 0) -> None:
         """Close idle connections, the oldest first, `but` so many."""

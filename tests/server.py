@@ -46,6 +46,7 @@ import socket
 import ssl
 import struct
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 from . import synthetic_client as sc
@@ -105,6 +106,14 @@ def head(first_line, headers):
 def stall(conn):
     """Say nothing until the server stops or the client goes away: a handler or a hook."""
     conn.gone(LIMIT)
+
+
+def soon(condition, seconds=2.0):
+    """Wait until a condition holds, and say whether it does."""
+    ends = time.monotonic() + seconds
+    while not condition() and time.monotonic() < ends:
+        time.sleep(0.005)
+    return condition()
 
 
 def trace_memory(test):

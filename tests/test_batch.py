@@ -18,7 +18,7 @@ import unittest
 from unittest import mock
 
 from . import synthetic_client as sc
-from .server import Server, answer, completion, stall, trace_memory
+from .server import Server, answer, completion, soon, stall, trace_memory
 from .test_cli import CommandCase, environment
 
 batch = importlib.import_module(sc.__name__ + ".batch")
@@ -161,6 +161,23 @@ class Many(unittest.TestCase):
             results.close()
         self.assertLessEqual(handler.most, 3)
         self.assertLessEqual(server.connections, 3)
+
+    def test_connections(self):
+        """However many workers, each needs one connection; 32 are kept when all is done."""
+        together, answered = threading.Barrier(48), []
+
+        def handler(conn):
+            together.wait(5)
+            echo(conn)
+            answered.append(conn)
+
+        with Server([handler]) as server:
+            results = server.client().chat_many(map(str, range(4 * 48)), workers=48)
+            next(results)  # has twice 48 sent; then no worker has anything to do
+            self.assertTrue(soon(lambda: len(answered) == 2 * 48))
+            self.assertEqual(sum(result.error is None for result in results), 4 * 48 - 1)
+            self.assertEqual(server.connections, 48)
+            self.assertTrue(soon(lambda: server.alive == 32), server.alive)
 
     def test_slow_one(self):
         """Others go on behind a slow request, no further than that, and order holds."""

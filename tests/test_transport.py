@@ -22,7 +22,7 @@ from unittest import mock
 
 from . import synthetic_client as sc
 from .server import (
-    CA_FILE, DATA, KEY, MODEL, Proxy, Server, answer, at_once, chunk, chunks, completion,
+    CA_FILE, DATA, KEY, MODEL, Proxy, Server, answer, at_once, chunk, chunks, completion, soon,
     stall, trace_memory
 )
 from .together import together
@@ -69,14 +69,6 @@ def run_program(program, *arguments, flags=("-W", "error", "-X", "dev")):
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=10)
     if done.returncode or done.stdout:
         raise AssertionError("exit %d: %s" % (done.returncode, done.stdout.decode()))
-
-
-def soon(condition, seconds=2.0):
-    """Wait until a condition holds, and say whether it does."""
-    ends = time.monotonic() + seconds
-    while not condition() and time.monotonic() < ends:
-        time.sleep(0.005)
-    return condition()
 
 
 class KeepAlive(unittest.TestCase):
@@ -873,9 +865,9 @@ class Bodies(unittest.TestCase):
         for second, connections in ((len(body), 1), (len(body) - 3, 2)):
             head = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\nContent-Length: %d\r\n\r\n"
 
-            def handler(conn, data=head % (len(body), second) + body, closes=connections > 1):
-                conn.raw(data)
-                if closes:
+            def handler(conn):
+                conn.raw(head % (len(body), second) + body)
+                if connections > 1:
                     conn.close()
 
             with Server(handler) as server:

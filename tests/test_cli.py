@@ -289,6 +289,22 @@ class Chat(CommandCase):
             self.assertEqual(len(server.requests), 1)
 
 
+class About(CommandCase):
+    def test_version(self):
+        """--version prints the package's."""
+        self.assertEqual(self.call("--version"), (0, sc.__version__ + "\n", ""))
+
+    def test_program(self):
+        """Usage and errors name the program as it was started."""
+        module = "python3 -m " + sc.__name__
+        for path, name in ((os.path.join("lib", "client", "__main__.py"), module),
+                           (os.path.join("bin", "client.pyz"), "python3 client.pyz"),
+                           (os.path.join("bin", "synthetic-client"), "synthetic-client")):
+            with mock.patch.object(sys, "argv", [path]):
+                self.assertIn("usage: %s chat [PROMPT]" % name, self.call("chat", "--help")[1])
+                self.assertTrue(self.wrong("nonsense").startswith(name + ": "))
+
+
 class Tables(CommandCase):
     def test_models(self):
         """The table has id, context, prices and features, aliases first."""

@@ -577,6 +577,22 @@ class Proxies(unittest.TestCase):
                 server.client(proxy=proxy.origin, max_retries=1).chat("hi")
             self.assertEqual((proxy.connections, caught.exception.attempts), (2, 2))
 
+    def test_dead_proxy(self):
+        """A proxy that is not there is named, and what sets one; without a proxy, neither is."""
+        with contextlib.closing(socket.socket()) as dead:
+            dead.bind(("127.0.0.1", 0))
+            address = "127.0.0.1:%d" % dead.getsockname()[1]
+            for scheme in ("http", "https"):
+                for proxy, said in (
+                        ("http://" + address, "through the proxy {}: .*; check base_url and the "
+                         "proxy .proxy=, http_proxy, https_proxy".format(address)),
+                        ("", "check base_url, and whether a proxy is needed$")):
+                    client = sc.SyntheticClient(
+                        KEY, base_url="%s://%s" % (scheme, address), proxy=proxy, max_retries=0)
+                    with self.subTest(scheme, proxy=proxy):
+                        with self.assertRaisesRegex(sc.APIConnectionError, said):
+                            client.models()
+
     def test_plain_refusals(self):
         """Over plain http too."""
         for status in (407, 403):

@@ -9,10 +9,11 @@ came, but for the attributes that were changed since. A field's annotation says 
 
 import json
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, fields
 from datetime import datetime, timezone
 from decimal import Decimal
 from functools import partial
+from inspect import Parameter, Signature, signature
 from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional, Tuple, Type, TypeVar
 
 from .errors import ResponseError, quote
@@ -89,11 +90,6 @@ def _to_json(value: Any) -> Any:
     return f"${value:f}" if isinstance(value, Decimal) else value
 
 
-def _to_camel_case(name: str) -> str:
-    first, *rest = name.split("_")
-    return first + "".join(word.capitalize() for word in rest)
-
-
 def _wrong_type(key: str, wanted: str, value: Any) -> ResponseError:
     return ResponseError(f"the answer's {key} should be {wanted}, not {quote(value)}", body=value)
 
@@ -116,16 +112,22 @@ class WireObject:
     def __init_subclass__(cls, lenient: bool = False, camel_case: bool = False) -> None:
         """Make a dataclass of the class, whose fields are read when they are looked at."""
         names = [name for name, value in vars(cls).items() if value is wire]
-        cls._keys = {name: _to_camel_case(name) if camel_case else name for name in names}
+        cls._keys = {name: re.sub("_.", lambda found: found.group()[1].upper(), name)
+                     if camel_case else name for name in names}
         cls._readers = {name: _make_reader(key, cls.__annotations__[name], lenient)
                         for name, key in cls._keys.items()}
         cls._nested = {name: (cls._keys[name], read) for name, read in cls._readers.items()
                        if read and not lenient}
         for name in names:
-            setattr(cls, name, field(default_factory=partial(cls._read, name, {})))
+            delattr(cls, name)
         cls.__annotations__["extra"] = JSONObject
-        cls.extra = field(default_factory=dict)
-        dataclass(eq=False, repr=False)(cls)  # each method it makes costs time at import
+        dataclass(init=False, eq=False, repr=False)(cls)  # what it makes costs time at import
+        cls.__signature__ = Signature([  # type: ignore[attr-defined]
+            Parameter(item.name, Parameter.POSITIONAL_OR_KEYWORD, default=None,
+                      annotation=item.type) for item in fields(cls)])  # type: ignore[arg-type]
+
+    def __init__(self, *values: Any, **named: Any) -> None:
+        vars(self).update(signature(type(self)).bind(*values, **named).arguments)
 
     @classmethod
     def from_dict(cls: Type[_T], data: JSONObject) -> _T:
@@ -149,13 +151,12 @@ class WireObject:
             self.__dict__[name] = read(self._sent.get(field_key))
         return self
 
-    @classmethod
-    def _read(cls, name: str, data: JSONObject) -> Any:
-        """Return what an attribute is of an object made from `data`."""
+    def _read(self, name: str) -> Any:
+        """Return what an attribute is by the JSON that was sent."""
+        data, known = self._sent, self._keys
         if name == "extra":
-            known = {*cls._keys.values()}
-            return {key: item for key, item in data.items() if key not in known}
-        value, read = data.get(cls._keys[name]), cls._readers[name]
+            return {key: item for key, item in data.items() if key not in known.values()}
+        value, read = data.get(known[name]), self._readers[name]
         if name == "reasoning_content" and not value and isinstance(data.get("reasoning"), str):
             return data["reasoning"]  # as some models' servers call it
         return read(value) if read else value
@@ -167,7 +168,7 @@ class WireObject:
 
         def __getattr__(self, name):  # runs only for what was not looked at before
             if name in self._keys or name == "extra":
-                value = self._read(name, self._sent)
+                value = self._read(name)
             elif name in self.__dataclass_fields__:  # meta, which no JSON has
                 value = self.__dataclass_fields__[name].default_factory()
             else:
@@ -194,13 +195,12 @@ class WireObject:
             if name in self._nested:
                 changed = bool(value) or sent is not None
             else:
-                changed = attribute != self._read(name, self._sent)
+                changed = attribute != self._read(name)
             if changed:
                 data[key] = value
             elif key in self._sent:
                 data[key] = sent
-        data.update(self.extra)
-        return data
+        return {**data, **self.extra}
 
     def to_json(self, indent: Optional[int] = None) -> str:
         """Return `to_dict()` as JSON text, on one line or indented by `indent` spaces."""

@@ -4,8 +4,10 @@ import copy
 import dataclasses
 import datetime
 import decimal
+import inspect
 import json
 import pickle
+import pydoc
 import random
 import unittest
 
@@ -552,6 +554,20 @@ class Objects(unittest.TestCase):
                 deep = copy.deepcopy(made)
                 deep.extra["new"] = 1
                 self.assertEqual(made.to_dict(), body)
+
+    def test_construction(self):
+        """Objects are made by hand as of any dataclass, and help() says of what."""
+        made = sc.Message("user", content="hi", extra={"name": "Al"})
+        self.assertEqual(made.to_dict(), {"role": "user", "content": "hi", "name": "Al"})
+        self.assertEqual((made.tool_calls, made.refusal), ([], None))
+        for values, named in (((), {"rol": "user"}), (("user",), {"role": "user"}),
+                              (range(7), {})):
+            self.assertRaises(TypeError, sc.Message, *values, **named)
+        for name in ("Message", "ChatCompletion", "Quotas"):
+            kind = getattr(sc, name)
+            self.assertEqual(list(inspect.signature(kind).parameters),
+                             [field.name for field in dataclasses.fields(kind)])
+            self.assertRegex(pydoc.render_doc(kind), r"= None,[ |\n]+extra: ")
 
     def test_dataclass_functions(self):
         """dataclasses.replace changes one field and loses nothing; asdict reaches the depth."""

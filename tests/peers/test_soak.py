@@ -31,6 +31,7 @@ class Soak(unittest.TestCase):
             done = subprocess.run(
                 ["setpriv", "--pdeathsig", "KILL", sys.executable, "-W", "error", "-m",
                  "tests.peers.soak", str(MINUTES), "http://127.0.0.1:%d" % port], cwd=parts.ROOT,
+                env=dict(os.environ, PYTHONMALLOC="malloc", MALLOC_ARENA_MAX="1"),
                 stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=MINUTES * 60 + 90)
         self.assertEqual((done.returncode, done.stderr), (0, b""))
         found = json.loads(done.stdout.decode())
@@ -40,14 +41,15 @@ class Soak(unittest.TestCase):
         for name in STEADY:
             self.assertLessEqual(last[name], first[name], found["samples"])
         allowed = 1 if MINUTES > 5 else 3  # a round of a few seconds does not warm all up
-        self.assertLess(last["megabytes"], first["megabytes"] + allowed, found["samples"])
+        self.assertLess(last["resident"], first["resident"] + allowed, found["samples"])
+        self.assertLess(last["in use"], first["in use"] + 0.5, found["samples"])
         outcomes = {(ask, outcome) for ask, outcome, _ in found["counts"]}
         for fault in ("StreamInterruptedError", "ResponseError", "BadRequestError", "done"):
             self.assertIn(("stream", fault), outcomes)
         self.assertIn(("hurry", "APITimeoutError"), outcomes)
 
     def note(self, found):
-        heads = ["", "descriptors", "threads", "MB", "blocks of Python's memory"]
+        heads = ["", "descriptors", "threads", "MB in use", "MB resident"]
         for name, sample in (("after the first round", found["samples"][0]),
                              ("at the end", found["samples"][-1])):
             results.note("A soak: 16 threads for %d s" % found["seconds"], heads,

@@ -234,6 +234,16 @@ class Layout(unittest.TestCase):
                       (literal, "attr: synthetic_client.__version__"))
         self.assertEqual(config["options"].get("install_requires", "").strip(), "")
 
+    def test_console_script(self):
+        """What setup.cfg installs as synthetic-client is main."""
+        config = configparser.ConfigParser()
+        config.read(os.path.join(ROOT, "setup.cfg"), encoding="utf-8")
+        scripts = config["options.entry_points"]["console_scripts"]
+        name, module, function = re.split(r"\s*[=:]\s*", scripts.strip())
+        self.assertEqual((name, module), ("synthetic-client", "synthetic_client.__main__"))
+        cli = importlib.import_module(module)
+        self.assertIs(getattr(cli, function), cli.main)
+
     def test_top_level(self):
         """Nothing but the house's own files stands at the top of the repository."""
         if not shutil.which("git") or not os.path.exists(os.path.join(ROOT, ".git")):

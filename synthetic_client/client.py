@@ -11,6 +11,7 @@ import os
 import re
 import time
 from functools import partial
+from importlib import import_module
 from typing import (
     TYPE_CHECKING, Any, Callable, Dict, Generator, Iterable, List, Mapping, Optional, Sequence,
     Tuple, TypeVar, Union
@@ -178,6 +179,7 @@ class SyntheticClient:
         Raises:
             TypeError, ConfigurationError: an argument is wrong; nothing was sent.
         """
+        import_module(".batch", __package__)
         from .batch import Run
 
         if self._closed:
@@ -278,10 +280,10 @@ class SyntheticClient:
     def _transport(self) -> "Transport":
         """Return the way to this client's host; found by the first call."""
         if self._way is None:
-            from . import transport
+            import_module(".transport", __package__)  # `import` from a zip waits only since 3.10
+            from .transport import find
 
-            self._way = transport.find(
-                self._origin, self._proxy, self._ca_file, self._ssl_context)
+            self._way = find(self._origin, self._proxy, self._ca_file, self._ssl_context)
         return self._way
 
     def _ask(
@@ -298,9 +300,7 @@ class SyntheticClient:
             call.complete(meta, error)
             raise
 
-    def _prepare(
-        self, method: str, path: str, payload: Any, options: Mapping[str, Any]
-    ) -> Call:
+    def _prepare(self, method: str, path: str, payload: Any, options: Mapping[str, Any]) -> Call:
         """Return the call, checked and ready to be sent."""
         if self._closed:
             raise RuntimeError(_CLOSED)

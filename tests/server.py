@@ -56,6 +56,8 @@ CA_FILE = os.path.join(DATA, "ca.pem")
 KEY = "syn_test_key_0123456789abcdef"
 MODEL = "hf:test/model"
 LIMIT = 10.0  # seconds after which anything here counts as hung
+# Where the package under test is imported from: the folder, or the zip, that is on sys.path.
+ROOT = os.path.abspath(sc.__file__).rsplit(os.sep, sc.__name__.count(".") + 2)[0]
 
 # data/*.pem were made once by `openssl ca`, with EC keys and dates 2020 to 2079: ca.pem signs
 # localhost.pem (DNS:localhost, IP:127.0.0.1), expired.pem (ended in 2020), wrong-host.pem
@@ -95,6 +97,18 @@ def answer(status=200, body=None, headers=None):
     if isinstance(body, bytes):
         return lambda conn: conn.send(status, body, headers)
     return lambda conn: conn.send_json(body, status, headers)
+
+
+def environment(server=None, **variables):
+    """Return an environment for a program: the package, a key and the server, and little else."""
+    kept = {name: value for name, value in os.environ.items()
+            if not name.startswith(("SYNTHETIC_", "PYTHON")) and name not in ("NO_COLOR", "TERM")}
+    kept.update(SYNTHETIC_API_KEY=KEY, TERM="xterm", no_proxy="*", PYTHONWARNINGS="error",
+                PYTHONPATH=ROOT)
+    if server is not None:
+        kept["SYNTHETIC_BASE_URL"] = server.base_url
+    kept.update(variables)
+    return kept
 
 
 def head(first_line, headers):

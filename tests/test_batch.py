@@ -18,13 +18,12 @@ import unittest
 from unittest import mock
 
 from . import synthetic_client as sc
-from .server import Server, answer, completion, soon, stall, trace_memory
-from .test_cli import CommandCase, environment
+from .server import Server, answer, completion, environment, soon, stall, trace_memory
+from .test_cli import CommandCase
 
 batch = importlib.import_module(sc.__name__ + ".batch")
 batch_file = importlib.import_module(sc.__name__ + ".batch_file")
 retry = importlib.import_module(sc.__name__ + ".retry")
-ROOT = os.path.dirname(os.path.dirname(os.path.abspath(sc.__file__)))
 SPENT = {"x-synthetic-quotas": json.dumps(
     {"weeklyTokenLimit": {"percentRemaining": 0, "nextRegenAt": "2999-01-01T00:00:00Z"}})}
 
@@ -634,8 +633,8 @@ class Killed(FileCase):
     def start(self, server, *arguments):
         command = [sys.executable, "-S", "-m", sc.__name__, "batch", self.source, self.target]
         process = subprocess.Popen(
-            command + list(arguments), cwd=ROOT, env=environment(server),
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+            command + list(arguments), env=environment(server), stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         self.addCleanup(process.stdout.close)
         self.addCleanup(process.stderr.close)
         return process

@@ -234,6 +234,16 @@ class Layout(unittest.TestCase):
                       (literal, "attr: synthetic_client.__version__"))
         self.assertEqual(config["options"].get("install_requires", "").strip(), "")
 
+    def test_console_script(self):
+        """What setup.cfg installs as synthetic-client is main."""
+        config = configparser.ConfigParser()
+        config.read(os.path.join(ROOT, "setup.cfg"), encoding="utf-8")
+        scripts = config["options.entry_points"]["console_scripts"]
+        name, module, function = re.split(r"\s*[=:]\s*", scripts.strip())
+        self.assertEqual((name, module), ("synthetic-client", "synthetic_client.__main__"))
+        cli = importlib.import_module(module)
+        self.assertIs(getattr(cli, function), cli.main)
+
     def test_top_level(self):
         """Nothing but the house's own files stands at the top of the repository."""
         if not shutil.which("git") or not os.path.exists(os.path.join(ROOT, ".git")):
@@ -369,17 +379,32 @@ class Fresh(unittest.TestCase):
             "assert not [n for n in sys.modules if n.startswith('synthetic_client')]\n")
         self.assertEqual(self.run_python(code, "-I", path=self.folder), "synthetic_client\n")
 
-    def test_zip(self):
-        """The package works from a zip on sys.path."""
+    def make_zip(self):
         path = os.path.join(self.folder, "client.zip")
         with zipfile.ZipFile(path, "w") as archive:
             for name in os.listdir(PACKAGE):
                 if name.endswith(".py"):
                     archive.write(os.path.join(PACKAGE, name), "synthetic_client/" + name)
+        return path
+
+    def test_zip(self):
+        """The package works from a zip on sys.path."""
+        path = self.make_zip()
         code = MAKE + "import synthetic_client; print(synthetic_client.__file__)"
         printed = self.run_python(code, "-I", "-S", path=path)
         self.assertIn(ANSWERED, printed)
         self.assertIn("client.zip", printed)
+
+    def test_zip_in_threads(self):
+        """From a zip too, many threads may make the first calls at once."""
+        code = (
+            "from concurrent.futures import ThreadPoolExecutor\n"
+            "from synthetic_client import SyntheticClient\n"
+            "def ask(client):\n"
+            "    return [result.completion.text for result in client.chat_many(['hi'])]\n"
+            "with SyntheticClient() as client, ThreadPoolExecutor(8) as threads:\n"
+            "    assert list(threads.map(ask, [client] * 8)) == [['d\\xe9j\\xe0']] * 8\n")
+        self.assertEqual(self.run_python(code, path=self.make_zip()), "")
 
     def test_core_alone(self):
         """The core works without the modules that stand on it, and never imports them."""

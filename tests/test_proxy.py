@@ -17,13 +17,14 @@ import unittest
 from unittest import mock
 
 from . import synthetic_client as sc
-from .server import KEY, LIMIT, Server, answer, at_once, chunk, chunks, completion, stall
+from .server import (
+    KEY, LIMIT, Server, answer, at_once, chunk, chunks, completion, environment, stall
+)
 
 proxy = importlib.import_module(sc.__name__ + ".proxy")
 cli = importlib.import_module(sc.__name__ + ".__main__")
 gateway = importlib.import_module(sc.__name__ + ".gateway")
 head_module = importlib.import_module(sc.__name__ + ".head")
-ROOT = os.path.dirname(os.path.dirname(os.path.abspath(sc.__file__)))
 MASTER = "sk-master-0123456789"
 CHAT = "/v1/chat/completions"
 ASKED = {"model": "m", "messages": [{"role": "user", "content": "top secret"}], "x": [1.5, None]}
@@ -885,14 +886,11 @@ class Command(unittest.TestCase):
         path = os.path.join(folder.name, "config.json")
         with open(path, "w") as file:
             json.dump(data, file)
-        environment = {name: value for name, value in os.environ.items()
-                       if not name.startswith(("PYTHON", "SYNTHETIC_"))}
-        environment.update(PYTHONPATH=ROOT, PYTHONWARNINGS="error", no_proxy="*", **variables)
         process = subprocess.Popen(
             [sys.executable, "-m", sc.__name__, "proxy", "--config", path,
              "--port", "0"] + list(arguments),
-            cwd=folder.name, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE, universal_newlines=True)
+            cwd=folder.name, env=environment(**variables), stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True)
         self.addCleanup(process.communicate)
         self.addCleanup(process.kill)
         return process

@@ -22,13 +22,12 @@ from unittest import mock
 
 from . import synthetic_client as sc
 from .server import (
-    CA_FILE, DATA, KEY, MODEL, Proxy, Server, answer, at_once, chunk, chunks, completion, soon,
-    stall, trace_memory
+    CA_FILE, DATA, KEY, MODEL, Proxy, Server, answer, at_once, chunk, chunks, completion,
+    environment, soon, stall, trace_memory
 )
 from .together import together
 
 OTHER_CA = os.path.join(DATA, "other-ca.pem")
-LIB = os.path.dirname(os.path.dirname(os.path.abspath(sc.__file__)))
 
 
 @contextlib.contextmanager
@@ -63,9 +62,10 @@ def no_network():
 
 
 def run_program(program, *arguments, flags=("-W", "error", "-X", "dev")):
-    """Run a program that uses the package, strictly; it must end well and print nothing."""
+    """Run a program of SyntheticClient, strictly; it must end well and print nothing."""
+    program = "from %s import SyntheticClient\n%s" % (sc.__name__, program)
     done = subprocess.run(
-        [sys.executable] + list(flags) + ["-c", program] + list(arguments), cwd=LIB,
+        [sys.executable] + list(flags) + ["-c", program] + list(arguments), env=environment(),
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=10)
     if done.returncode or done.stdout:
         raise AssertionError("exit %d: %s" % (done.returncode, done.stdout.decode()))
@@ -438,7 +438,6 @@ class Sharing(unittest.TestCase):
         """A forked child opens its own connections, and what it closes stays open elsewhere."""
         program = """if 1:
             import os, sys
-            from synthetic_client import SyntheticClient
             client = SyntheticClient("k", base_url=sys.argv[1], ca_file=sys.argv[2], model="m")
             client.chat("parent")
             stream = client.stream_chat("stream")
@@ -968,7 +967,6 @@ class Bodies(unittest.TestCase):
                 answers += [self.packed("gzip", gzip.compress(body)), self.packed("gzip", halves)]
         program = """if 1:  # in a process of its own, since the fault once was an endless loop
             import sys
-            from synthetic_client import SyntheticClient
             client = SyntheticClient("k", base_url=sys.argv[1], model="m")
             for _ in range(int(sys.argv[2])):
                 assert client.chat("hi").text == "h\u00e9llo " * 50
@@ -1411,8 +1409,7 @@ class Logging(unittest.TestCase):
 
     def test_quiet(self):
         """Without a handler nothing is printed, not even at a retry."""
-        code = ("import sys; from synthetic_client import SyntheticClient as C\n"
-                "C('k', base_url=sys.argv[1], model='m').chat('hi')")
+        code = "import sys; SyntheticClient('k', base_url=sys.argv[1], model='m').chat('hi')"
         with Server([answer(503, "", {"retry-after-ms": "1"}), answer()]) as server:
             run_program(code, server.base_url)
 

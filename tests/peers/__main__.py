@@ -2,7 +2,8 @@
 """`python3 -m tests.peers [MODULE ...]` runs these tests and writes what they found to RESULTS.md.
 
 `--soak` and `--fuzz` are for the long forms of these two. A part that is missing fails, as in CI,
-whose environment has all of them: `.ci/run` says how they are installed. mitmdump is on PATH.
+whose environment has all of them: `.ci/run` says how they are installed. mitmdump is on PATH;
+DEBIAN_NEXT, where it is set, names the folder that `.ci/run` gives to Debian's next release.
 """
 import argparse
 import datetime

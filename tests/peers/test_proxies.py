@@ -172,7 +172,10 @@ class Squid(Tunnels, unittest.TestCase):
                     client.chat("hi")
 
     def test_reuse_plain(self):
-        """Calls to a plain server share one connection to squid, as its own log has it."""
+        """Calls to a plain server share one connection to squid, as its own log has it.
+
+        The server cannot tell: squid opens a connection for each POST.
+        """
         path = os.path.join(self.folder, "access")
         with open(path, encoding="ascii") as log:
             log.read()
@@ -213,6 +216,16 @@ class Tinyproxy(Tunnels, unittest.TestCase):
         text = TINYPROXY.format(port=cls.port, password=PASSWORD)
         return "tinyproxy", "-d", "-c", parts.write(cls.folder, "conf", text)
 
+    def test_no_reuse_plain(self):
+        """No call to a plain server fails because tinyproxy closes after each, and never says so.
+
+        So there is no reuse to count: it closes the connections on both of its sides.
+        """
+        client = self.client(self.plain)
+        for _ in range(CALLS):
+            self.assertEqual(client.chat("hi").meta.attempts, 1)
+        self.assertEqual((self.plain.connections, len(self.plain.requests)), (CALLS, CALLS))
+
 
 class Mitmproxy(Proxied, unittest.TestCase):
     """TLS interception: the proxy's own authority signs for every host."""
@@ -228,6 +241,17 @@ class Mitmproxy(Proxied, unittest.TestCase):
         sets = [word for option in options for word in ("--set", option)]
         return ("mitmdump", "-q", "--listen-host", "127.0.0.1", "-p", str(cls.port),
                 "--proxyauth", "user:" + PASSWORD, *sets)
+
+    def test_reuse_plain(self):
+        """A client's calls to a plain server share one connection, as the server has it.
+
+        For each connection that mitmproxy accepts it opens one to the server, and keeps both.
+        """
+        for _ in range(2):
+            with self.client(self.plain) as client:
+                for _ in range(CALLS):
+                    client.chat("hi")
+        self.assertEqual((self.plain.connections, len(self.plain.requests)), (2, 2 * CALLS))
 
     def test_not_trusted(self):
         """Without its authority the inspection is found out, in words that say how to allow it."""

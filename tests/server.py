@@ -117,6 +117,17 @@ def head(first_line, headers):
     return "\r\n".join(lines + ["", ""]).encode("latin-1")
 
 
+def answer_when(released):
+    """Return a handler whose stream waits for an event in its middle."""
+    def handler(conn):
+        conn.start_sse()
+        conn.event(chunk("a"))
+        conn.wait(released)
+        conn.event(chunk(finish_reason="stop"))
+        conn.end_sse()
+    return handler
+
+
 def stall(conn):
     """Say nothing until the server stops or the client goes away: a handler or a hook."""
     conn.gone(LIMIT)

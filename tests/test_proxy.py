@@ -18,7 +18,7 @@ from unittest import mock
 
 from . import synthetic_client as sc
 from .server import (
-    KEY, LIMIT, Server, answer, at_once, chunk, chunks, completion, environment, stall
+    KEY, LIMIT, Server, answer, answer_when, at_once, chunk, chunks, completion, environment, stall
 )
 
 proxy = importlib.import_module(sc.__name__ + ".proxy")
@@ -815,17 +815,6 @@ class Departures(Proxied):
                 self.assertEqual(caller.read_head()[0], 200)
         self.assertEqual(self.call()[0], 200)
         self.assertEqual(len(server.requests), 31)
-
-
-def answer_when(released):
-    """Return a handler whose stream waits for an event in its middle."""
-    def handler(conn):
-        conn.start_sse()
-        conn.event(chunk("a"))
-        conn.wait(released)
-        conn.event(chunk(finish_reason="stop"))
-        conn.end_sse()
-    return handler
 
 
 class Stops(Proxied):

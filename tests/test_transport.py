@@ -22,8 +22,8 @@ from unittest import mock
 
 from . import synthetic_client as sc
 from .server import (
-    CA_FILE, DATA, KEY, MODEL, Proxy, Server, answer, at_once, chunk, chunks, completion,
-    environment, soon, stall, trace_memory
+    CA_FILE, DATA, KEY, MODEL, Proxy, Server, answer, answer_when, at_once, chunk, chunks,
+    completion, environment, soon, stall, trace_memory
 )
 from .together import together
 
@@ -383,27 +383,6 @@ class KeepAlive(unittest.TestCase):
 class Sharing(unittest.TestCase):
     """Threads, pickles and forks."""
 
-    def test_threads(self):
-        """One client serves many threads, each with its own answer."""
-        with Server(lambda conn: conn.send_json(
-                completion(conn.json["messages"][0]["content"]))) as server:
-            client = server.client()
-            wrong = []
-
-            def work(name):
-                for number in range(10):
-                    text = "%s-%d" % (name, number)
-                    if client.chat(text).text != text:
-                        wrong.append(text)
-
-            threads = [threading.Thread(target=work, args=(name,)) for name in range(8)]
-            for thread in threads:
-                thread.start()
-            for thread in threads:
-                thread.join()
-            self.assertEqual((wrong, len(server.requests)), ([], 80))
-            self.assertLessEqual(server.connections, 8)
-
     def test_pickles_share_connections(self):
         """Clients unpickled from equal settings in one process share their connections."""
         with Server() as server:
@@ -735,15 +714,7 @@ class TLS(unittest.TestCase):
     def test_stream(self):
         """A stream over TLS hands each chunk over as it comes."""
         came = threading.Event()
-
-        def handler(conn):
-            conn.start_sse()
-            conn.event(chunk("a"))
-            conn.wait(came)
-            conn.event(chunk(finish_reason="stop"))
-            conn.end_sse()
-
-        with Server(handler, tls="localhost") as server:
+        with Server(answer_when(came), tls="localhost") as server:
             stream = server.client().stream_chat("hi")
             self.assertEqual(next(stream).text, "a")
             came.set()

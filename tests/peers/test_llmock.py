@@ -18,6 +18,7 @@ TOOLS = [{"type": "function", "function": {"name": "get_weather", "parameters": 
 CALL = {"name": "get_weather", "arguments": {"city": "Zürich"}}
 TEXT = "one two three four five six seven eight"
 REPLY = {"type": "reply", "text": TEXT}
+TITLE = "What llmock's behaviours come to (gave_up: asking again could not have helped)"
 HEADS = ["behaviour", "we", "verdict on us", "openai", "verdict on openai"]
 ALLOWED = {"gave_up"}  # warned of where nothing could be gained by asking again
 server = other = None
@@ -97,7 +98,7 @@ class Scenario(unittest.TestCase):
             said = found.get("error") or found["finish_reason"] or "no finish_reason"
             cells.append("%s, %d asked, %.1f s" % (said, attempts, seconds))
             cells.append(", ".join(code for _, code in findings) or "clean")
-        results.note("What llmock's behaviours come to", HEADS, [name, *cells])
+        results.note(TITLE, HEADS, [name, *cells])
         findings = {finding for finding in ours[3] if finding[1] not in allowed}
         self.assertEqual(findings, set(), ours)
         return ours

@@ -7,7 +7,6 @@ it returns None. What a server asked for (`parse_retry_after`, a quota's renewal
 `used_up_quota`) stands in the error's `retry_after` by then.
 """
 
-import random
 import re
 import time
 from datetime import datetime, timezone
@@ -83,7 +82,9 @@ def wait_before_retry(error: SyntheticError, attempt: int, max_retries: int) -> 
 
 def backoff(attempt: int) -> float:
     """Return 0.5 s doubling to 8 s, less up to a quarter so that clients spread out."""
-    return float(0.5 * 2 ** min(attempt - 1, 4) * random.uniform(0.75, 1))
+    from random import uniform  # not worth its time before something fails
+
+    return float(0.5 * 2 ** min(attempt - 1, 4) * uniform(0.75, 1))
 
 
 def parse_retry_after(headers: Mapping[str, str], now: datetime) -> Optional[float]:

@@ -130,8 +130,7 @@ class _Connection(io.RawIOBase):
             return False
         self.clock = Clock(_DRAIN_SECONDS, _DRAIN_SECONDS, _DRAIN_SECONDS)
         try:
-            for _ in self.rest:
-                pass
+            deque(self.rest, 0)  # reads it to its end
             if self._is_silent():
                 return True
             self.sock.settimeout(0)

@@ -14,7 +14,7 @@ from .. import synthetic_client as sc
 from . import parts, results
 
 HEADS = ["Python", "import synthetic_client", "of that our modules", "modules loaded by it",
-         "import json, dataclasses, decimal, typing, random"]
+         "import json, dataclasses, decimal, typing"]
 DEBIAN_NEXT = os.environ.get("DEBIAN_NEXT", "")
 # Starts a command in there, with the tree that is the working directory as its /tree.
 NEWER = ["unshare", "--mount", "sh", "-c",
@@ -66,7 +66,7 @@ class Imports(unittest.TestCase):
                 code = "import sys; sys.path.insert(0, ''); import %s" % sc.__name__
                 ours, theirs = ({name: own for name, own in times.items() if name not in nothing}
                                 for times in (import_times(command, code), import_times(
-                                    command, "import json, dataclasses, decimal, typing, random")))
+                                    command, "import json, dataclasses, decimal, typing")))
                 own = sum(time for name, time in ours.items() if name.startswith(sc.__name__))
                 rest = sum(theirs.values())
                 results.note("What an import costs", HEADS, [

@@ -14,6 +14,7 @@ import queue
 import threading
 import time
 from concurrent.futures import Executor, Future
+from contextlib import suppress
 from typing import Any, Dict, Generator, List, Mapping, Optional, Tuple
 
 from .client import SyntheticClient
@@ -177,9 +178,10 @@ class Run:
     def _keep_idle(self, most: int) -> None:
         """Let the client keep so many connections: a thread's is idle between two calls."""
         if self._threads:
-            pool = self._client._transport()
-            pool.idle_limit = most
-            pool.close_idle(most)
+            with suppress(ConfigurationError):  # which each request meets for itself
+                pool = self._client._transport()
+                pool.idle_limit = most
+                pool.close_idle(most)
 
     def _next_job(self) -> Optional[_Job]:
         """Return the job to send now, None where none may be; any, once the run has ended."""

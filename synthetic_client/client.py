@@ -97,7 +97,7 @@ class SyntheticClient:
         self.timeout, self.connect_timeout = timeout, connect_timeout
         self.deadline, self.max_retries = deadline, max_retries
         self._max_response_bytes = max_response_bytes
-        self._headers = {**own_headers(), **read_headers("headers", headers)}
+        self._headers = read_headers("headers", headers)
         loopback = is_loopback(self._origin)
         self._is_synthetic = re.search(r"[/.]synthetic\.new(:[0-9]+)?$", self._origin) is not None
         self._refuses_keys = self._origin.startswith("http:") and not (loopback or allow_http)
@@ -344,7 +344,7 @@ class SyntheticClient:
             time.sleep(wait)
 
     def _request_headers(self, extra: Optional[Mapping[str, str]]) -> Dict[str, str]:
-        headers = {**self._headers, **read_headers("extra_headers", extra)}
+        headers = {**own_headers(), **self._headers, **read_headers("extra_headers", extra)}
         if self._api_key:
             headers.setdefault("authorization", f"Bearer {self._api_key}")
         if self._refuses_keys and any(name in headers for name in SECRET_HEADERS):

@@ -72,7 +72,7 @@ class Response:
             is_old, self.status, self.headers = _read_head(source)
         token = self.headers.get("connection", "").lower()
         length = self.headers.get("content-length", "")
-        lives = "keep-alive" in token if is_old else "close" not in token
+        lives = "close" not in token and (not is_old or "keep-alive" in token)  # RFC 9112, 9.3
         self._lives = lives and self.status != 101
         if method == "HEAD" or self.status in (101, 204, 304):  # how the body ends: RFC 9112, 6.3
             self._blocks = _read_exactly(source, 0)
@@ -83,8 +83,9 @@ class Response:
         else:
             self._blocks = iter(partial(source.read1, BLOCK), b"")
             self._lives = False
-        encoding = (self.headers.get("content-encoding") or "identity").lower()
-        self._body = self._blocks if encoding == "identity" else _unpack(self._blocks, encoding)
+        said = {*re.findall("[^ ,]+", self.headers.get("content-encoding", "").lower())}
+        encoding = ",".join(said - {"identity"})
+        self._body = _unpack(self._blocks, encoding) if encoding else self._blocks
 
     def read(self, limit: int) -> bytes:
         """Return the whole body; more than `limit` bytes are a ResponseError."""

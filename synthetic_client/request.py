@@ -233,8 +233,9 @@ def _read_model(name: Optional[str]) -> str:
     return name
 
 
-def own_headers() -> Dict[str, str]:
-    """Return the headers of every request."""
+@lru_cache(maxsize=None)
+def own_headers() -> Mapping[str, str]:
+    """Return the headers of every request; a pickled client's are those of its new place."""
     from . import __version__
 
     return {

@@ -135,10 +135,8 @@ class _Connection(io.RawIOBase):
                 return True
             self.sock.settimeout(0)
             self.sock.recv(1)  # what has come may be TLS's own
-        except (BlockingIOError, ssl.SSLWantReadError):
-            return True
-        except _FAULTS:
-            pass
+        except _FAULTS as error:
+            return isinstance(error, (BlockingIOError, ssl.SSLWantReadError))
         return False
 
     def _is_silent(self) -> bool:
@@ -218,7 +216,7 @@ class Transport(urllib.request.BaseHandler):
         left = REDIRECTS
         while True:
             response = self._open(request, attempt)
-            place = response.headers.get("location", "")
+            place = response.headers.get("location", "").partition(", ")[0]  # of several
             url = _join(request.full_url, place) if response.status in (307, 308) else ""
             if not left or not url.lower().startswith(self._origin + "/"):
                 return response

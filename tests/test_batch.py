@@ -130,6 +130,13 @@ class Many(unittest.TestCase):
         self.assertEqual({result.completion.text for result in results[1::2]}, {"good"})
         self.assertIn("'temperature'", str(results[10].error))
 
+    def test_bad_proxy(self):
+        """A proxy of the environment that cannot be used fails each request, and no more."""
+        with mock.patch.dict(os.environ, http_proxy="socks5://x:1", no_proxy="", NO_PROXY=""):
+            client = sc.SyntheticClient(base_url="http://host.example", model="m")
+            results = list(client.chat_many(["a", "b"]))
+        self.assertEqual([type(result.error) for result in results], [sc.ConfigurationError] * 2)
+
     def test_bad_arguments(self):
         """Wrong arguments are refused by the call itself, and nothing is sent."""
         with Server([echo]) as server:

@@ -781,6 +781,14 @@ class Redirects(unittest.TestCase):
             server.client().chat("hi")
             self.assertEqual(server.requests[1].path, "/x?a=1")
 
+    def test_repeated_target(self):
+        """A target that is said twice is followed; the first one counts."""
+        head = b"HTTP/1.1 307 R\r\nContent-Length: 0\r\nLocation: /x\r\nLocation: %s\r\n\r\n"
+        for second in (b"/x", b"/y"):
+            with Server([head % second, answer()]) as server:
+                server.client().chat("hi")
+                self.assertEqual(server.requests[1].path, "/x")
+
     def test_other_origins(self):
         """Another host, port or scheme is never followed, and never sees the key."""
         with Server() as other:
@@ -861,6 +869,18 @@ class Bodies(unittest.TestCase):
                 self.assertEqual([client.chat("hi").text for _ in "12"], ["a", "a"])
                 self.assertEqual(server.connections, connections)
 
+    def test_repeated_encoding(self):
+        """A compression that is said twice, or beside none, is one."""
+        body = self.BODY
+        for encodings, data in (
+                (("gzip", "gzip"), gzip.compress(body)), (("identity", "identity"), body),
+                (("identity", "gzip"), gzip.compress(body)), (("GZIP", ""), gzip.compress(body))):
+            head = "HTTP/1.1 200 OK\r\nContent-Encoding: %s\r\nContent-Encoding: %s\r\n"
+            length = "Content-Length: %d\r\n\r\n" % len(data)
+            with self.subTest(encodings):
+                self.assertEqual(
+                    self.read((head % encodings + length).encode() + data), "h\u00e9llo " * 50)
+
     def test_interim_answers(self):
         """Interim answers (RFC 9110, 15.2) are passed over."""
         data = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(self.BODY), self.BODY)
@@ -885,6 +905,19 @@ class Bodies(unittest.TestCase):
             client.chat("hi")
             client.chat("hi")
             self.assertEqual(server.connections, 2)
+
+    def test_close_counts_first(self):
+        """Where the server says both that it closes and that it does not, it closes."""
+        for version in (b"1.0", b"1.1"):
+            for tokens in ((b"close", b"keep-alive"), (b"keep-alive", b"close")):
+                lines = b"HTTP/%s 200 OK\r\nConnection: %s\r\nConnection: %s\r\n" % (
+                    (version,) + tokens)
+                data = b"%sContent-Length: %d\r\n\r\n%s" % (lines, len(self.BODY), self.BODY)
+                with self.subTest(version, tokens=tokens), Server(data) as server:
+                    client = server.client()
+                    client.chat("hi")
+                    client.chat("hi")
+                    self.assertEqual(server.connections, 2)
 
     def test_cut(self):
         """A body that is shorter than its framing says is a StreamInterruptedError."""

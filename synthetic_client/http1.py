@@ -20,7 +20,7 @@ _MOST_HEADERS = 200  # http.client has 100
 _UNPACKED_BLOCK = 1 << 20  # bytes that one step of decompression may give
 _STATUS = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9][0-9])[ \r\n]")
 _HEADER = re.compile(r"^([^\s:][^:\n]*):(.*)$", re.M)  # not what is folded, or has no name
-_LENGTH = re.compile(r"([0-9]{1,18})(, *\1)*")  # repeated, it stays the same
+_LENGTH = re.compile("[0-9]{1,18}(, *[0-9]{1,18})*")  # of several, the first: as http.client
 _CHUNK = re.compile(rb"\s*([0-9A-Fa-f]{1,16})\s*(;.*)?\n")
 
 

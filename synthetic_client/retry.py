@@ -123,7 +123,7 @@ def add_headers(error: APIStatusError, meta: Any) -> None:
 
 def describe_wait(seconds: float) -> str:
     """Return a time in its two largest units, such as "3 d 4 h" or "12 min"."""
-    minutes = max(0, int(seconds)) // 60 + 1
+    minutes = max(1, int(-(-seconds // 60)))  # upwards: nobody should come back too soon
     parts = [(minutes // 1440, "d"), (minutes // 60 % 24, "h"), (minutes % 60, "min")]
     return " ".join([f"{count} {unit}" for count, unit in parts if count][:2])
 

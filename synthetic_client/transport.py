@@ -379,7 +379,7 @@ def _make_context(ca_file: Optional[str]) -> ssl.SSLContext:
             context.load_verify_locations(ca_file)
     except OSError as error:
         raise ConfigurationError(
-            f"ca_file {ca_file!r} holds no certificates in PEM: {_describe(error)}") from error
+            f"ca_file {ca_file!r} holds no certificates in PEM: {error.strerror}") from error
     return context
 
 

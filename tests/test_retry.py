@@ -277,6 +277,13 @@ class Retried(unittest.TestCase):
             self.assertLess(time.monotonic() - begun, 1.5)
         self.assertTrue(2 <= caught.exception.attempts <= 7, caught.exception.attempts)
 
+    def test_described_waits(self):
+        """A wait is said in its two largest units, rounded up to whole minutes."""
+        for seconds, said in ((-5, "1 min"), (0, "1 min"), (60, "1 min"), (60.5, "2 min"),
+                              (120, "2 min"), (3600, "1 h"), (3601, "1 h 1 min"),
+                              (86400, "1 d"), (90000, "1 d 1 h"), (93700, "1 d 2 h")):
+            self.assertEqual(retry.describe_wait(seconds), said)
+
     def test_used_up_quota_is_raised_at_once(self):
         """A 429 with a quota that renews in hours is not waited for; the message names it."""
         error, requests = self.failing(429, headers=quotas_header(in_seconds(7200)))

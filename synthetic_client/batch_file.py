@@ -98,8 +98,9 @@ def _check(path: str) -> List[str]:
         except (ValueError, TypeError, RecursionError) as error:
             wrong.append(f"\n{path}:{number}: {error}")
     if wrong:
-        raise ConfigurationError(
-            f"{len(wrong)} wrong lines; nothing was sent{''.join(wrong[:_MOST])}")
+        more = f"\nand {len(wrong) - _MOST} more" * (len(wrong) > _MOST)
+        raise ConfigurationError(f"lines that are wrong: {len(wrong)}; nothing was sent"
+                                 f"{''.join(wrong[:_MOST])}{more}")
     return list(found)
 
 
@@ -114,10 +115,15 @@ def _read_requests(
 
 def _read_request(line: bytes) -> Tuple[str, JSONObject]:
     """Return the custom_id of a line, and the arguments of `chat`; ValueError or TypeError."""
-    data = json.loads(line.decode("utf-8-sig"), parse_constant=_refuse)
+    try:
+        data = json.loads(line.decode("utf-8-sig"), parse_constant=_refuse)
+    except ValueError as error:
+        raise ValueError(f"it is not JSON: {error}") from error
     check_type("the line", data, (dict,))
     for key, kind in (("custom_id", str), ("method", str), ("url", str), ("body", dict)):
-        check_type(key, data.get(key), (kind,))
+        if data.get(key) is None:
+            raise ValueError(f"{key} is missing")
+        check_type(key, data[key], (kind,))
     if not data["custom_id"]:
         raise ValueError("custom_id is empty")
     if data["method"] != "POST" or not data["url"].endswith("/chat/completions"):
@@ -137,7 +143,7 @@ def _read_request(line: bytes) -> Tuple[str, JSONObject]:
 
 
 def _refuse(constant: str) -> Any:
-    raise ValueError(f"{constant} is not JSON")
+    raise ValueError(f"{constant} is none of its numbers")
 
 
 def _read_results(path: str) -> Tuple[Dict[str, bytes], Dict[str, bytes]]:

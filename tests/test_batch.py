@@ -472,8 +472,16 @@ class Files(FileCase):
         self.assertEqual((code, printed, self.requests), (2, "", []))
         numbers = [text.split(":")[1] for text in said.splitlines()[1:]]
         self.assertEqual(numbers, [str(number) for number in range(3, 3 + len(wrong))])
-        self.assertIn("'same' is that of line 1", said)
+        for text in ("'same' is that of line 1", ":3: it is not JSON: ", "custom_id is missing",
+                     "lines that are wrong: 17; nothing was sent\n"):
+            self.assertIn(text, said)
         self.assertFalse(os.path.exists(self.target))
+
+    def test_many_wrong_lines(self):
+        """Of many wrong lines the first 20 are told, and how many more there are."""
+        self.write(self.source, [b"?\n"] * 23)
+        said = self.run_batch()[2].splitlines()
+        self.assertEqual((len(said), said[-1]), (22, "and 3 more"))
 
     def test_wrong_usage(self):
         """A missing file, no workers or a missing key are exit 2, and nothing is lost."""

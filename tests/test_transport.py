@@ -139,11 +139,17 @@ class KeepAlive(unittest.TestCase):
             body = json.dumps(completion()).encode()
             conn.raw(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s{}" % (len(body), body))
 
+        def behind(conn):  # read to the length that is wanted, its record holds more
+            body = json.dumps(completion()).encode()
+            conn.raw(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body))
+            conn.wait(0.05)
+            conn.raw(body + b"{}")
+
         def apart(conn):
             conn.send_json(completion())
             conn.raw(b"{}")
 
-        for first in (together, apart):
+        for first in (together, behind, apart):
             with Server([first, completion("second")], tls="localhost") as server:
                 client = server.client()
                 client.chat("hi")

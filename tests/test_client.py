@@ -221,6 +221,15 @@ class Settings(ClientCase):
         self.assertEqual([second["x-a"], second["x-b"]], ["1", "2"])
         self.assertNotIn("x-c", second)
 
+    def test_own_authorization(self):
+        """A caller's header goes over the one that is made of the key, in any letter case."""
+        server = self.serve()
+        client = server.client(headers={"AUTHORIZATION": "Basic all"})
+        client.chat("hi")
+        client.chat("hi", extra_headers={"Authorization": "Basic one"})
+        self.assertEqual([request.headers["authorization"] for request in server.requests],
+                         ["Basic all", "Basic one"])
+
     def test_wrong_types_of_settings(self):
         """A setting of a wrong type is a TypeError that names it."""
         for name, value in (("api_key", 3), ("api_key", b"k"), ("base_url", 3), ("model", 3),

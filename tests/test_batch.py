@@ -168,6 +168,22 @@ class Many(unittest.TestCase):
         self.assertLessEqual(handler.most, 3)
         self.assertLessEqual(server.connections, 3)
 
+    def test_equal_requests(self):
+        """Each is asked, also by an executor that has one result for equal calls, as Dask has."""
+        class Remembers(concurrent.futures.Executor):
+            known = {}
+
+            def submit(self, function, client, *arguments):
+                call = repr(arguments)
+                if call not in self.known:
+                    self.known[call] = concurrent.futures.Future()
+                    self.known[call].set_result(function(client, *arguments))
+                return self.known[call]
+
+        for _ in range(2):  # nor does a later run get an earlier one's
+            results, server = self.ask([echo], ["a"] * 3, executor=Remembers())
+            self.assertEqual((len(results), len(server.requests)), (3, 3))
+
     def test_connections(self):
         """However many workers, each needs one connection; 32 are kept when all is done."""
         together, answered = threading.Barrier(48), []
